@@ -1,0 +1,1 @@
+"""Finds the cards, runs the experiments, keeps the evidence, writes the reports."""

@@ -1,0 +1,1 @@
+"""Run experiments, watch them, and keep what they measured."""

@@ -1,0 +1,1 @@
+"""Evidence as pages: reports, the README's table, the site."""

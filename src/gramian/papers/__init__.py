@@ -1,0 +1,1 @@
+"""One file a paper: its card, and the experiment that measures its claim."""

@@ -1,0 +1,1 @@
+"""Activation matrices: what is in a trained network."""

@@ -1,0 +1,1 @@
+"""One file a need: data, metrics, baselines and the methods that serve it."""

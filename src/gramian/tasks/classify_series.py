@@ -1,0 +1,203 @@
+"""Classify time series: which class does each series belong to?
+
+The data are labelled series: a named set (``gramian data list``), a ``.ts`` or ``.arff`` file, an
+``.npz`` with ``x`` (series, length, channels) and ``y``, JSON lines with ``x`` and ``y``, or a CSV whose rows
+are series, with one label column.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy
+import pandas
+
+from gramian import data as sets
+from gramian.lab import Run
+from gramian.tasks.contract import Method, Problem, fit_timed, hold_out
+
+TITLE = "Classify series"
+HEADLINE = "accuracy"
+METRICS = {"accuracy": "higher", "balanced_accuracy": "higher"}
+DEFAULT = "JapaneseVowels_eq"
+
+
+def _s4d(seed: int) -> Any:
+    from gramian.estimators.series import StateSpaceClassifier
+
+    return StateSpaceClassifier(layer="s4d", random_state=seed)
+
+
+def _s5_ptd(seed: int) -> Any:
+    from gramian.estimators.series import StateSpaceClassifier
+
+    return StateSpaceClassifier(layer="s5-ptd", random_state=seed)
+
+
+def _augmented_covariance(seed: int) -> Any:
+    from gramian.estimators.series import AugmentedCovarianceClassifier
+
+    return AugmentedCovarianceClassifier(order=2, lag=2, shrinkage=0.05)
+
+
+def _aeon(name: str, build: Any) -> Any:
+    """An aeon classifier behind our convention of (series, length, channels)."""
+    from gramian.lab import Missing
+
+    try:
+        inner = build()
+    except ModuleNotFoundError:
+        raise Missing(f"{name} needs aeon: pip install 'gramian[series]'") from None
+    return ChannelsFirst(inner)
+
+
+def _nearest_neighbour_dtw(seed: int) -> Any:
+    def build() -> Any:
+        from aeon.classification.distance_based import KNeighborsTimeSeriesClassifier
+
+        return KNeighborsTimeSeriesClassifier(n_neighbors=1, distance="dtw", distance_params={"window": 0.1})
+
+    return _aeon("1-NN DTW", build)
+
+
+def _minirocket(seed: int) -> Any:
+    def build() -> Any:
+        from aeon.classification.convolution_based import MiniRocketClassifier
+
+        return MiniRocketClassifier(random_state=seed)
+
+    return _aeon("MiniRocket", build)
+
+
+def _ridge(seed: int) -> Any:
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return FlatSeries(make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=numpy.logspace(-3, 3, 10))))
+
+
+METHODS = {
+    "s4d": Method(_s4d, "a stack of diagonal state space layers, trained end to end", paper="s4d"),
+    "s5-ptd": Method(_s5_ptd, "one multi-input state space a layer, diagonalized after a perturbation", paper="ptd"),
+    "augmented-covariance": Method(
+        _augmented_covariance,
+        "covariance of the delayed series, tangent space, logistic regression",
+        paper="augmented_covariance",
+    ),
+}
+BASELINES = {
+    "1nn-dtw": Method(_nearest_neighbour_dtw, "nearest neighbour under dynamic time warping (aeon)", needs=("series",)),
+    "minirocket": Method(_minirocket, "random dilated convolutions and ridge regression (aeon)", needs=("series",)),
+    "ridge": Method(_ridge, "ridge regression on the flattened series (scikit-learn)"),
+}
+
+
+class _Around:
+    """A classifier whose input is reshaped on the way in."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def _shaped(self, x: Any) -> Any:
+        raise TypeError("use ChannelsFirst or FlatSeries")
+
+    def fit(self, x: Any, y: Any) -> _Around:
+        self.inner.fit(self._shaped(x), y)
+        self.classes_ = self.inner.classes_
+        return self
+
+    def predict(self, x: Any) -> numpy.ndarray:
+        return self.inner.predict(self._shaped(x))
+
+
+class ChannelsFirst(_Around):
+    """A classifier of aeon, which wants (series, channels, length), or a list where lengths differ."""
+
+    def _shaped(self, x: Any) -> Any:
+        if isinstance(x, list):
+            return [numpy.ascontiguousarray(s.T) for s in x]
+        return numpy.ascontiguousarray(numpy.swapaxes(x, 1, 2))
+
+
+class FlatSeries(_Around):
+    """A classifier of tables, which wants (series, length · channels)."""
+
+    def _shaped(self, x: Any) -> Any:
+        if isinstance(x, list):
+            lengths = sorted({len(s) for s in x})
+            raise ValueError(
+                f"ridge on flattened series needs equal lengths, and these run from {lengths[0]} to {lengths[-1]}: "
+                "cut or pad them, or choose a method that takes ragged series (augmented-covariance, 1nn-dtw)"
+            )
+        return x.reshape(len(x), -1)
+
+
+def load(data: str, target: str | None = None, *, labelled: bool = True) -> Problem:
+    """Read a named set with its own split, or a file, of which a stratified 30% is held out.
+
+    Args:
+        target: the label column, where the file has columns.
+        labelled: False to take series without labels, for prediction alone.
+
+    Raises:
+        ValueError: the data hold no labelled series, or only one class, or too few of one.
+    """
+    if sets.is_name(data):
+        found = sets.load(data)
+        if not isinstance(found, sets.LabelledSeries) or found.regression:
+            raise ValueError(f"{data} is not a set of series with classes; `gramian data list` shows the kinds")
+        note = "the split that comes with the data"
+        facts = {"data": found.shape}
+        return Problem(found.name, found.x_train, found.y_train, found.x_test, found.y_test, note, facts)
+    found = sets.read_series(data, target=target, labelled=labelled)
+    if not labelled:
+        return Problem(
+            found.name, found.x, None, found.x, None, "no split: for prediction alone", {"series": len(found.x)}
+        )
+    classes, counts = numpy.unique(found.y, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(f"{data} holds one class, {classes[0]!r}: a classifier needs at least two")
+    if counts.min() < 2:
+        raise ValueError(f"{data}: class {classes[counts.argmin()]!r} has one series; each class needs at least two")
+    train, test = hold_out(found.y, 0.3)
+    facts = {"series": len(found.x), "classes": len(classes), "channels": found.x[0].shape[1]}
+    note = "a stratified 30% is held out, chosen before any method ran"
+    return Problem(found.name, _take(found.x, train), found.y[train], _take(found.x, test), found.y[test], note, facts)
+
+
+def _take(x: Any, rows: numpy.ndarray) -> Any:
+    return [x[i] for i in rows] if isinstance(x, list) else x[rows]
+
+
+def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, float], Any]:
+    """Fit on the training part, measure on the test part; returns the figures and the fitted model."""
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+    few = slice(0, min(4 * len(set(problem.train_labels)), len(problem.train_labels)))
+    if method.paper is None and run.seed == 0:  # a peer's compilation at first use is not its cost
+        method.build(run.seed).fit(problem.train, problem.train_labels).predict(problem.test[few])
+    model = method.build(run.seed)
+    fit_s = fit_timed(model, problem.train, problem.train_labels)
+    start = time.perf_counter()
+    predicted = model.predict(problem.test)
+    predict_s = time.perf_counter() - start
+    figures = {
+        "accuracy": float(accuracy_score(problem.test_labels, predicted)),
+        "balanced_accuracy": float(balanced_accuracy_score(problem.test_labels, predicted)),
+        "fit_s": fit_s,
+        "predict_s": predict_s,
+    }
+    return figures, model
+
+
+def predict(model: Any, problem: Problem) -> pandas.DataFrame:
+    """A row a test series: number, label where known, prediction, and its probability where the model has one."""
+    frame = pandas.DataFrame({"series": numpy.arange(len(problem.test))})
+    if problem.test_labels is not None:
+        frame["label"] = problem.test_labels
+    frame["predicted"] = model.predict(problem.test)
+    if hasattr(model, "predict_proba"):
+        frame["probability"] = model.predict_proba(problem.test).max(axis=1)
+    return frame
