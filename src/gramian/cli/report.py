@@ -52,6 +52,6 @@ def site(
     strict: bool = typer.Option(True, help="Fail on a broken link or reference."),
 ) -> None:
     """Build the site: a page a paper, by topic and by task, with search; opens without a network."""
-    from gramian.atlas.site import build
+    from gramian.atlas.pages.site import build
 
     typer.echo(f"site: {build(Path(out), strict=strict) / 'index.html'}")

@@ -8,6 +8,7 @@ are series, with one label column.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -138,33 +139,64 @@ def load(data: str, target: str | None = None, *, labelled: bool = True) -> Prob
     """Read a named set with its own split, or a file, of which a stratified 30% is held out.
 
     Args:
-        target: the label column, where the file has columns.
+        data: a name of the catalogue, or a path.
+        target: the label column, where the file has columns; the last one by default.
         labelled: False to take series without labels, for prediction alone.
 
     Raises:
         ValueError: the data hold no labelled series, or only one class, or too few of one.
     """
-    if sets.is_name(data):
-        found = sets.load(data)
-        if not isinstance(found, sets.LabelledSeries) or found.regression:
-            raise ValueError(f"{data} is not a set of series with classes; `gramian data list` shows the kinds")
-        note = "the split that comes with the data"
-        facts = {"data": found.shape}
+    found = sets.read(data, target=target) if Path(data).exists() else sets.load(data)
+    if isinstance(found, sets.LabelledSeries):
+        if found.regression:
+            raise ValueError(f"{data} has numbers for labels, not classes: that is regression")
+        facts = {"series": len(found.x_train) + len(found.x_test), "classes": len(found.classes), "shape": found.shape}
+        note = "The split that comes with the data."
         return Problem(found.name, found.x_train, found.y_train, found.x_test, found.y_test, note, facts)
-    found = sets.read_series(data, target=target, labelled=labelled)
-    if not labelled:
-        return Problem(
-            found.name, found.x, None, found.x, None, "no split: for prediction alone", {"series": len(found.x)}
-        )
-    classes, counts = numpy.unique(found.y, return_counts=True)
+    name = Path(data).stem
+    x, y = _records(found, data, target, labelled)
+    if y is None:
+        return Problem(name, x, None, x, None, "No labels: for prediction alone.", {"series": len(x)})
+    classes, counts = numpy.unique(y, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"{data} holds one class, {classes[0]!r}: a classifier needs at least two")
     if counts.min() < 2:
         raise ValueError(f"{data}: class {classes[counts.argmin()]!r} has one series; each class needs at least two")
-    train, test = hold_out(found.y, 0.3)
-    facts = {"series": len(found.x), "classes": len(classes), "channels": found.x[0].shape[1]}
-    note = "a stratified 30% is held out, chosen before any method ran"
-    return Problem(found.name, _take(found.x, train), found.y[train], _take(found.x, test), found.y[test], note, facts)
+    train, test = hold_out(y, 0.3)
+    facts = {"series": len(x), "classes": len(classes), "channels": x[0].shape[1]}
+    note = "A stratified 30% is held out, chosen before any method ran."
+    return Problem(name, _take(x, train), y[train], _take(x, test), y[test], note, facts)
+
+
+def _records(found: Any, data: str, target: str | None, labelled: bool) -> tuple[Any, numpy.ndarray | None]:
+    """Series and labels out of what a file of the user's holds."""
+    if isinstance(found, sets.SeriesRecords):
+        return found.x, found.y if labelled else None
+    if isinstance(found, sets.Table):
+        frame = found.frame
+        label = target or (frame.columns[-1] if labelled else None)
+        values = frame.drop(columns=[label] if label in frame.columns else [])
+        text = [c for c in values.columns if not pandas.api.types.is_numeric_dtype(values[c])]
+        if text:
+            raise ValueError(
+                f"{data}: column {text[0]!r} is not numbers; every column but the label is a time step "
+                "(name the label column with --target)"
+            )
+        series = values.to_numpy(numpy.float64)[:, :, None]
+        return series, frame[label].astype(str).to_numpy() if labelled else None
+    if isinstance(found, list) and found and all(isinstance(r, dict) and "x" in r for r in found):
+        series = [numpy.asarray(r["x"], dtype=numpy.float64) for r in found]
+        series = [s[:, None] if s.ndim == 1 else s for s in series]
+        x = numpy.stack(series) if len({s.shape for s in series}) == 1 else series
+        if labelled and not all("y" in r for r in found):
+            raise ValueError(f'{data}: every line needs a label "y"')
+        return x, numpy.array([str(r["y"]) for r in found]) if labelled else None
+    if isinstance(found, numpy.ndarray) and found.ndim == 3 and not labelled:
+        return found, None
+    raise ValueError(
+        f"{data} holds no labelled series: give .ts, .arff, a CSV of one series a row with a label column, "
+        'an .npz with x (series, length, channels) and y, or JSON lines with "x" and "y"'
+    )
 
 
 def _take(x: Any, rows: numpy.ndarray) -> Any:

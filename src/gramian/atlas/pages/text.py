@@ -21,8 +21,10 @@ def figure(value: Any) -> str:
 
 
 def import_lines(card: Card) -> str:
-    """The imports that a card's lines of use need: those of its API whose names occur in them."""
-    lines = []
+    """The imports that a card's lines of use need and do not bring: those of its API whose names occur in them."""
+    lines: list[str] = []
+    if "import " in card.use:
+        return ""
     for dotted in card.api:
         module, _, name = dotted.rpartition(".")
         if f"{name}(" in card.use or f"{name}." in card.use:
