@@ -1,6 +1,6 @@
 """Save a fitted model and load it again, without pickle: a file from a stranger runs no code of theirs.
 
-A model with methods ``save(folder)`` and ``load(folder)`` keeps its own format (safetensors and JSON for
+A model with methods ``save(path)`` and ``load(path)`` keeps its own format (safetensors and JSON for
 networks); anything else that follows scikit-learn goes through ``skops``, whose files name the types they
 need, and only types of the libraries that we use are let in.
 """
@@ -21,7 +21,7 @@ def save(model: Any, folder: Path) -> int:
     kind = type(model)
     own = hasattr(model, "save") and hasattr(model, "load")
     if own:
-        model.save(folder)
+        model.save(folder / "model.safetensors")
     else:
         from skops import io
 
@@ -47,7 +47,7 @@ def load(folder: Path) -> Any:
         module, _, name = described["type"].rpartition(".")
         if not module.startswith("gramian."):
             raise ValueError(f"{described_at} names the type {described['type']}, which is not one of gramian's")
-        return getattr(import_module(module), name).load(Path(folder))
+        return getattr(import_module(module), name).load(Path(folder) / "model.safetensors")
     from skops import io
 
     file = Path(folder) / "model.skops"

@@ -1,0 +1,1 @@
+"""Parsers of the file formats that the ordinary libraries do not read."""
