@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gramian import data
+from gramian.atlas.errors import UserError
 from gramian.cli.data import app
 from gramian.lab import Missing
 
@@ -42,11 +43,13 @@ def test_show_tells_source_licence_and_place(call):
 
 def test_mistakes_end_with_a_message_and_not_with_a_traceback(call, tmp_path):
     result = call("show", "chelsee")
-    assert (result.exit_code, "did you mean 'chelsea'" in result.stderr) == (1, True)
+    assert isinstance(result.exception, UserError)
+    assert "did you mean 'chelsea'" in str(result.exception)
     result = call("fetch")
     assert (result.exit_code, "--all" in result.stderr) == (2, True)
     result = call("add", "etth1", str(tmp_path / "no.csv"))
-    assert (result.exit_code, "no.csv" in result.stderr) == (1, True)
+    assert isinstance(result.exception, UserError)
+    assert "no.csv" in str(result.exception)
 
 
 def test_fetch_reports_and_fails_with_the_reason(call, monkeypatch):
@@ -59,4 +62,12 @@ def test_fetch_reports_and_fails_with_the_reason(call, monkeypatch):
 
     monkeypatch.setattr("gramian.data.store.fetch", offline)
     result = call("fetch", "brick")
-    assert (result.exit_code, result.stderr) == (1, "error: pip could not download it\n")
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception) == "pip could not download it"
+
+
+def test_fetch_for_papers_brings_what_their_experiments_read(call, monkeypatch):
+    asked = []
+    monkeypatch.setattr("gramian.data.store.fetch", lambda *names, quiet: asked.extend(names) or list(names))
+    assert call("fetch", "--for", "matrix-nuclear-norm").exit_code == 0
+    assert asked == ["smollm2_135m", "all_minilm_l6_v2"]

@@ -48,11 +48,13 @@ def apply(
     return metrics
 
 
-def reuse(task_name: str, folder: Path, *, data: str, target: str | None = None, out: Path) -> Path:
+def reuse(
+    task_name: str, folder: Path, *, data: str, target: str | None = None, out: Path, labelled: bool = True
+) -> Path:
     """Predict with a saved model; writes ``predictions.csv`` into `out` and returns its path.
 
-    For a named set these are the predictions of its test part; for a file, of the same held-out part
-    when it has labels, and of every series or image when it has none.
+    For a named set these are the predictions of its test part; for a file, of the same held-out part;
+    with `labelled` False, of everything in it.
     """
     from gramian.tasks import persistence
 
@@ -67,7 +69,7 @@ def reuse(task_name: str, folder: Path, *, data: str, target: str | None = None,
         model = persistence.load(folder / "model")
     except ValueError as error:
         raise UserError(str(error)) from None
-    problem = load_problem(module, data, target or made["target"])
+    problem = load_problem(module, data, target or made["target"], labelled=labelled)
     try:
         frame = module.predict(model, problem)
     except ValueError as error:

@@ -79,7 +79,7 @@ def metadata_version(name: str) -> str | None:
 def _data() -> list[Finding]:
     from gramian import data
 
-    absent = [name for name in data.names() if not data.present(name)]
+    absent = [name for name in data.names() if not data.is_here(name)]
     if not absent:
         return [Finding("✓", "data", "every set of the catalogue is here")]
     shown = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if len(absent) > 6 else "")

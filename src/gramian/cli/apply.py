@@ -20,6 +20,7 @@ def apply(
     target: str = typer.Option("", help="The label column, where your file has columns."),
     out: str = typer.Option(..., help="Folder to write: the model, its predictions, and what it was made from."),
     load: str = typer.Option("", help="A folder that an earlier `apply` wrote: predict with its model, fit nothing."),
+    unlabelled: bool = typer.Option(False, "--unlabelled", help="With --load: the data have no labels; predict all."),
     seed: int = typer.Option(0, min=0),
 ) -> None:
     """Fit one method on your data and save it, or predict with a saved one (--load)."""
@@ -32,10 +33,17 @@ def apply(
         if method:
             raise UserError("--load brings its own method: leave the method out")
         written = applying.reuse(
-            task, Path(load), data=data or find_task(task).DEFAULT, target=target or None, out=Path(out)
+            task,
+            Path(load),
+            data=data or find_task(task).DEFAULT,
+            target=target or None,
+            out=Path(out),
+            labelled=not unlabelled,
         )
         typer.echo(f"predictions: {written}")
         return
+    if unlabelled:
+        raise UserError("--unlabelled goes with --load: to fit a method, the data need labels")
     if not method:
         raise UserError(f"name a method of {task}: {', '.join([*find_task(task).METHODS, *find_task(task).BASELINES])}")
     metrics = applying.apply(task, method, Path(out), data=data or None, target=target or None, seed=seed)

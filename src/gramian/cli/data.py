@@ -64,7 +64,8 @@ def show(name: Annotated[str, typer.Argument(help="a data set")]) -> None:
 
 @app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="data sets")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="data sets, or papers with --for")] = None,
+    papers: Annotated[bool, typer.Option("--for", help="NAMES are papers: fetch what their experiments read")] = False,
     all_: Annotated[bool, typer.Option("--all", help="the whole catalogue (about 250 MB to download)")] = False,
     tests: Annotated[bool, typer.Option("--tests", help="what the demonstration and the tests use")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="say nothing unless something fails")] = False,
@@ -72,8 +73,13 @@ def fetch(
     """Download data sets; those that are here already cost nothing."""
     from gramian import data
 
+    if papers:
+        from gramian.atlas.find.cards import Shelf
+
+        chosen = Shelf().choose(tuple(names or ()))
+        names = list(dict.fromkeys(name for paper in chosen for name in paper.card.data))
     wanted = [*(names or ()), *(data.TEST_SETS if tests else ()), *(data.names() if all_ else ())]
-    if not wanted:
+    if not wanted and not papers:
         raise typer.BadParameter("name at least one data set, or give --tests or --all; `gramian data list` shows them")
     brought = _or_exit(data.fetch, *wanted, quiet=quiet)
     if not quiet:
@@ -93,10 +99,10 @@ def add(
 
 def _or_exit(function, *arguments, **options):
     """Call; an error that is the user's or the network's ends the command with its message, not with a traceback."""
+    from gramian.atlas.errors import UserError
     from gramian.lab import Missing
 
     try:
         return function(*arguments, **options)
     except (Missing, ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise UserError(str(error)) from None

@@ -146,7 +146,7 @@ def load(data: str, target: str | None = None, *, labelled: bool = True) -> Prob
     Raises:
         ValueError: the data hold no labelled series, or only one class, or too few of one.
     """
-    found = sets.read(data, target=target) if Path(data).exists() else sets.load(data)
+    found = sets.read(data, target=target if labelled else None) if Path(data).exists() else sets.load(data)
     if isinstance(found, sets.LabelledSeries):
         if found.regression:
             raise ValueError(f"{data} has numbers for labels, not classes: that is regression")
