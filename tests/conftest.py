@@ -9,9 +9,14 @@ if not os.environ.get("GRAMIAN_TESTS_UNHOOKED"):
 
     install_import_hook("gramian", "typecheck.check").__enter__()
 
+import hypothesis
 import pytest
 
 from gramian.lab import Run
+
+# the same examples in every run: a failure is a change in the code, not luck
+hypothesis.settings.register_profile("gramian", derandomize=True, deadline=None, print_blob=False)
+hypothesis.settings.load_profile("gramian")
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ class Budget:
         """The environment variables that hold a process to its share of the cores."""
         count = str(self.threads or max(1, (os.cpu_count() or 1) // workers))
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-        return dict.fromkeys(names, count)
+        # waiting threads that spin cost a small network ten times its work where cores are shared
+        return {**dict.fromkeys(names, count), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 QUICK = Budget("quick", seconds=10, patience=9, threads=1, memory_mb=6 * 1024)

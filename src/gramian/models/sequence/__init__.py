@@ -1,0 +1,5 @@
+"""Networks that read sequences."""
+
+from gramian.models.sequence.classifier import SequenceClassifier
+
+__all__ = ["SequenceClassifier"]

@@ -1,0 +1,44 @@
+"""The short causal convolution in front of a recurrence, which carries its last inputs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ShortConvolution(nn.Conv1d):
+    """A causal convolution of each channel by itself: y_t = Σ_j w_j x_{t−width+1+j} + b.
+
+    Parameters are those of a grouped `torch.nn.Conv1d`.
+
+    >>> conv = ShortConvolution(3, 4)
+    >>> y, carried = conv(torch.randn(2, 3, 10))
+    >>> y.shape, carried.shape
+    (torch.Size([2, 3, 10]), torch.Size([2, 3, 3]))
+    """
+
+    def __init__(self, channels: int, width: int, bias: bool = True) -> None:
+        super().__init__(channels, channels, width, groups=channels, bias=bias)
+
+    def initial_state(self, batch: int) -> Float[Tensor, "batch channels carried"]:
+        """Zeros: the inputs before the first."""
+        return self.weight.new_zeros(batch, self.in_channels, self.kernel_size[0] - 1)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels length"], state: Float[Tensor, "batch channels carried"] | None = None
+    ) -> tuple[Float[Tensor, "batch channels length"], Float[Tensor, "batch channels carried"]]:
+        """Outputs, and the last width − 1 inputs to go on from."""
+        if state is None:
+            state = self.initial_state(x.shape[0])
+        padded = torch.cat((state.to(x.dtype), x), -1)
+        carried = padded[..., padded.shape[-1] - state.shape[-1] :]
+        return F.conv1d(padded, self.weight, self.bias, groups=self.groups), carried
+
+
+def uniform_(module: nn.Linear | nn.Conv1d, bound: float, generator: torch.Generator | None) -> None:
+    """Draw weights (and biases) uniformly in ±`bound`."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.uniform_(-bound, bound, generator=generator)

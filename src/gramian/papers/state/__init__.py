@@ -1,0 +1,1 @@
+"""State matrices: sequence models and time series."""
