@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from gramian.atlas.measure.store import Result
 
 
 def register(app: typer.Typer) -> None:
@@ -14,19 +19,20 @@ def register(app: typer.Typer) -> None:
     app.command("show")(show)
 
 
-def _statuses(home: str | None) -> dict[str, str]:
-    """Each row's last status: this user's runs first, the committed evidence else."""
-    from gramian.atlas.find.cards import Shelf
+def _folder(home: str | None) -> Path:
     from gramian.atlas.measure.home import default_home
+
+    return Path(home) if home else default_home()
+
+
+def _statuses(home: str | None, slugs: Iterable[str]) -> dict[str, str]:
+    """Each row's last status: this user's runs first, the committed evidence else."""
     from gramian.atlas.measure.store import Store
     from gramian.atlas.pages import evidence
 
-    found = {slug: evidence.status(slug) for slug in Shelf().papers}
-    from pathlib import Path
-
-    folder = Path(home) if home else default_home()
-    if (folder / "evidence.sqlite").exists():
-        found |= {s: r.status for s, r in Store(folder).latest().items() if s in found}
+    found = {slug: evidence.status(slug) for slug in slugs}
+    if (_folder(home) / "evidence.sqlite").exists():
+        found |= {s: r.status for s, r in Store(_folder(home)).latest().items() if s in found}
     return found
 
 
@@ -45,7 +51,8 @@ def list_papers(
     from gramian.atlas.measure.store import STATUSES
     from gramian.lab.card import KINDS
 
-    shelf, statuses = cards.Shelf(), _statuses(ctx.obj)
+    shelf = cards.Shelf()
+    statuses = _statuses(ctx.obj, shelf.papers)
     rows: list[dict[str, Any]] = [
         {
             "row": c.row,
@@ -170,12 +177,9 @@ def show(ctx: typer.Context, name: str = typer.Argument(help="A paper's name, as
     )
 
 
-def _last_evidence(home: str | None, slug: str) -> Any:
-    from pathlib import Path
-
-    from gramian.atlas.measure.home import default_home
+def _last_evidence(home: str | None, slug: str) -> Result | None:
     from gramian.atlas.measure.store import Store
 
-    folder = Path(home) if home else default_home()
+    folder = _folder(home)
     history = Store(folder).history(slug) if (folder / "evidence.sqlite").exists() else []
     return history[-1] if history else None

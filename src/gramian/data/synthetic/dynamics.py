@@ -63,4 +63,6 @@ def lorenz(length: int, interval: float = 0.02) -> Float[np.ndarray, "length 1"]
         return [10 * (u[1] - u[0]), u[0] * (28 - u[2]) - u[1], u[0] * u[1] - 8 / 3 * u[2]]
 
     times = 20 + interval * np.arange(length)
-    return solve_ivp(flow, (0, times[-1]), (1.0, 1.0, 1.0), t_eval=times, method="LSODA", rtol=1e-8, atol=1e-8).y[0][:, None]
+    return solve_ivp(flow, (0, times[-1]), (1.0, 1.0, 1.0), t_eval=times, method="LSODA", rtol=1e-8, atol=1e-8).y[0][
+        :, None
+    ]

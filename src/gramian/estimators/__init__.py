@@ -1,0 +1,1 @@
+"""Methods with scikit-learn's API."""

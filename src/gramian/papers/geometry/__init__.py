@@ -1,0 +1,1 @@
+"""Geometry: manifolds, orthogonal matrices and vector symbols."""

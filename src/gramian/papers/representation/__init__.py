@@ -1,0 +1,1 @@
+"""Representations: objectives, fixed heads, retrieval and compatibility."""
