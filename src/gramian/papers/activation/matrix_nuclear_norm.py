@@ -17,7 +17,8 @@ CARD = Card(
     year=2024,
     kind="method",
     idea="The nuclear norm of a text's last hidden states, centred and with rows of length one, says how far the "
-    "model keeps tokens apart. The sum of the largest column norms stands in for it: no decomposition, linear time.",
+    "model keeps tokens apart. The sum of the largest column norms stands in for it: no decomposition, linear "
+    "time.",
     claim="Column norms approximate the nuclear norm well enough to rank models and texts, 8 to 24 times faster than "
     "the matrix entropy.",
     keywords=("evaluate a language model without labels", "compression", "rank", "hidden states", "fast"),
@@ -29,8 +30,9 @@ CARD = Card(
     use="texts = [torch.tensor(tokenizer(t).input_ids) for t in my_texts]\nscore = mnn_score(model, texts, layer=-1)",
     reach="models of 111M to 6.7B parameters are not available here; SmolLM2-135M and MiniLM stand in",
     differs=(
-        "The stand-in bounds the nuclear norm from above only when all columns are summed; the released code keeps the "
-        "min(tokens, features) largest, which for texts shorter than the width bounds nothing. Both are here (top=).",
+        "The stand-in bounds the nuclear norm from above only when all columns are summed; the released code keeps "
+        "the min(tokens, features) largest, which for texts shorter than the width bounds nothing. Both are here "
+        "(top=).",
         "A text whose tokens are all equal has no direction after centring; it is refused, not divided by zero.",
         "Found here: the exact norm tells prose from a repeated phrase on both models; the column norms do so "
         "narrowly on SmolLM2's last layer, and rank the repetition above the prose on MiniLM.",

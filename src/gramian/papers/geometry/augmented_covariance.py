@@ -18,9 +18,9 @@ CARD = Card(
     year=2023,
     kind="estimator",
     arxiv="2302.04508",
-    idea="Stack delayed copies of a series and take the covariance: the matrix of the Yule–Walker equations, positive "
-    "definite, which knows the dynamics as well as the correlations. Classify it in the tangent space of such "
-    "matrices.",
+    idea="Stack delayed copies of a series and take the covariance: the matrix of the Yule–Walker equations, "
+    "positive definite, which knows the dynamics as well as the correlations. Classify it in the tangent space "
+    "of such matrices.",
     claim="Series that an ordinary covariance confuses are told apart by the augmented one; the order and lag can be "
     "chosen by cross-validation or by rules of dynamical systems.",
     keywords=(
@@ -40,6 +40,7 @@ CARD = Card(
     use="classifier = AugmentedCovarianceClassifier(order=2, lag=2, shrinkage=0.05)\n"
     "classifier.fit(x_train, y_train)          # (n, length, channels), or a list of ragged series\n"
     "classifier.predict(x_test)",
+    reach="the motor-imagery recordings of MOABB are downloads; JapaneseVowels and BasicMotions stand in",
     differs=(
         "The default classifier on tangent vectors is logistic regression; the paper's SVM with an RBF kernel is "
         'classifier="svm". On JapaneseVowels the embedding helps the first and not the second; the report shows both.',

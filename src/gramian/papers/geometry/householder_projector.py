@@ -23,13 +23,12 @@ CARD = Card(
     year=2023,
     kind="method",
     arxiv="2307.08012",
-    idea="The matrix by which a style-based generator reads its latent is replaced by a product of reflections "
-    "with a few "
-    "singular values 1 and the rest 0, started from the trained matrix and briefly fine-tuned: few directions, "
-    "orthogonal, equal.",
+    idea="The matrix by which a style-based generator reads its latent is replaced by a product of reflections with "
+    "a few singular values 1 and the rest 0, started from the trained matrix and briefly fine-tuned: few "
+    "directions, orthogonal, equal.",
     claim="Directions of the projected layers are orthogonal and few, directions left out do nothing, a short "
-    "fine-tuning "
-    "restores the images, and moving along a kept direction changes them more smoothly than along SeFa's.",
+    "fine-tuning restores the images, and moving along a kept direction changes them more smoothly than along "
+    "SeFa's.",
     keywords=("GAN", "StyleGAN", "disentanglement", "interpretable directions", "image editing", "SeFa", "low rank"),
     api=(
         "gramian.surgery.householder_projector.project",
@@ -41,16 +40,17 @@ CARD = Card(
     ),
     use='handle = project(generator, "convs.*.conv.affine", rank=10)   # then fine-tune briefly\n'
     'directions = householder_projector.directions(handle.replacements["convs.0.conv.affine"])',
+    reach="no weights of FFHQ generators are available; a small generator trained on digits stands in",
     differs=(
-        "The released initialization takes geqrf's packed output for the reflectors, R's entries above the "
-        "diagonal included, "
-        "so it does not start from the trained weight; we take the unit lower part and restore the columns' signs.",
+        "The released initialization takes geqrf's packed output for the reflectors, R's entries above the diagonal "
+        "included, so it does not start from the trained weight; we take the unit lower part and restore the "
+        "columns' signs.",
         "Only as many reflectors are kept as directions (rank), not one a dimension: the first columns of the "
         "product depend on no others.",
-        "The digits' generator is trained by latent optimization, without an adversary, and distances are in "
-        "pixels, not LPIPS.",
-        "Besides the paper's singular value 1 there is scale=\"match\", which keeps the trained weight's size "
-        "and so needs less fine-tuning.",
+        "The digits' generator is trained by latent optimization, without an adversary, and distances are in pixels, "
+        "not LPIPS.",
+        "Besides the paper's singular value 1 there is scale=\"match\", which keeps the trained weight's size and so "
+        "needs less fine-tuning.",
     ),
     data=("digits",),
 )

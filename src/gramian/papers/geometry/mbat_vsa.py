@@ -18,12 +18,12 @@ CARD = Card(
     year=2022,
     kind="method",
     arxiv="2202.04771",
-    idea="A record is a sum of its fields, each multiplied by the random matrix of its key. With orthogonal "
-    "matrices the "
-    "product keeps norms and angles at any depth and the transpose takes it apart again; any JSON becomes one vector.",
-    claim="Gaussian binding matrices distort more with every level, orthogonal ones not at all; matrices keep "
-    "the nesting "
-    "order that commutative bindings lose; like records get like vectors, on which a linear model learns.",
+    idea="A record is a sum of its fields, each multiplied by the random matrix of its key. With orthogonal matrices "
+    "the product keeps norms and angles at any depth and the transpose takes it apart again; any JSON becomes "
+    "one vector.",
+    claim="Gaussian binding matrices distort more with every level, orthogonal ones not at all; matrices keep the "
+    "nesting order that commutative bindings lose; like records get like vectors, on which a linear model "
+    "learns.",
     keywords=(
         "hyperdimensional computing",
         "hash",
@@ -41,13 +41,11 @@ CARD = Card(
     ),
     use='codes = JSONVectorizer(dim=1024).fit_transform([{"name": "Ada", "langs": ["en", "fr"]}, {"name": "Bob"}])',
     differs=(
-        "What makes the codes soft is our choice: strings are sums of their one- to three-letter pieces, "
-        "numbers lie between the "
-        "points of grids of four widths.",
-        "Besides uniformly random orthogonal matrices there is a fast kind, three rounds of random signs and Hadamard "
-        "transform, which JSONVectorizer uses by default. Products of k reflections save nothing: with k far "
-        "below d they "
-        "are so close to the identity that two roles almost commute.",
+        "What makes the codes soft is our choice: strings are sums of their one- to three-letter pieces, numbers lie "
+        "between the points of grids of four widths.",
+        "Besides uniformly random orthogonal matrices there is a fast kind, three rounds of random signs and "
+        "Hadamard transform, which JSONVectorizer uses by default. Products of k reflections save nothing: with k "
+        "far below d they are so close to the identity that two roles almost commute.",
     ),
 )
 

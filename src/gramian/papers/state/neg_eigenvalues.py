@@ -22,10 +22,11 @@ CARD = Card(
     arxiv="2411.12537",
     year=2024,
     kind="method",
-    idea="Only the range of the transition's eigenvalues changes, from (0, 1) to (-1, 1): Mamba's decay becomes "
-    "2 exp(dt A) - 1, and DeltaNet's strength goes up to 2, so that a token can flip the state instead of fading it.",
-    claim="With positive eigenvalues a linear recurrence cannot track parity at any length; with negative ones it can, "
-    "and products of Householder matrices run any permutation automaton.",
+    idea="Only the range of the transition's eigenvalues changes, from (0, 1) to (-1, 1): Mamba's decay becomes 2 "
+    "exp(dt A) - 1, and DeltaNet's strength goes up to 2, so that a token can flip the state instead of fading "
+    "it.",
+    claim="With positive eigenvalues a linear recurrence cannot track parity at any length; with negative ones it "
+    "can, and products of Householder matrices run any permutation automaton.",
     keywords=("state tracking", "parity", "regular languages", "Mamba", "DeltaNet", "Householder", "counting"),
     api=(
         "gramian.linalg.scan.selective.selective_scan",
@@ -40,8 +41,8 @@ CARD = Card(
     differs=(
         "The small net of the parity test multiplies what enters the sigmoid of its decays by 8: with slope 1, "
         "decays stop near -0.9 and accuracy fades with the position, although the training loss is zero.",
-        "Keys are divided by their norm inside the scan, so that a strength above 2 is the only way to expand; "
-        "it is refused.",
+        "Keys are divided by their norm inside the scan, so that a strength above 2 is the only way to expand; it is "
+        "refused.",
     ),
 )
 

@@ -23,8 +23,8 @@ CARD = Card(
     year=2022,
     kind="architecture",
     idea="A state space layer with a diagonal complex state matrix: its convolution kernel is one Vandermonde "
-    "product. Started from the normal part of the HiPPO matrix (or from a simple formula close to it), it works as "
-    "well as the full matrix does.",
+    "product. Started from the normal part of the HiPPO matrix (or from a simple formula close to it), it works "
+    "as well as the full matrix does.",
     claim="Dropping the low-rank part of HiPPO-LegS keeps its dynamics as the state grows; S4D-LegS, S4D-Inv and "
     "S4D-Lin classify long sequences as S4 does.",
     arxiv="2206.11893",
@@ -37,6 +37,7 @@ CARD = Card(
         "gramian.estimators.series.state_space.StateSpaceClassifier",
     ),
     use="from gramian.nn.state import S4D\nlayer = S4D(channels=64, state_size=64)\ny, state = layer(x)",
+    reach="Long Range Arena (85% on average) needs a GPU and days; digits read pixel by pixel stand in",
     differs=(
         "The kernel's powers are the outer product of √length coarse and √length fine ones, with phases in float64: "
         "single-precision phases l·dt·Im A reach 1e5 and lose most of their digits.",
