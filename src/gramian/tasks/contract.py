@@ -82,7 +82,9 @@ def count_parameters(model: Any) -> int:
         elif hasattr(item, "state_dict") and hasattr(item, "parameters"):
             todo += [*item.parameters(), *item.buffers()]
         elif type(item).__module__.split(".")[0] in ("gramian", "sklearn", "aeon"):
-            todo += list(vars(item).values())
+            # compiled classes have no __dict__
+            state = vars(item) if hasattr(item, "__dict__") else item.__getstate__()
+            todo += list(state.values()) if isinstance(state, dict) else [state]
     return total
 
 

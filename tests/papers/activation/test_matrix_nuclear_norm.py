@@ -49,7 +49,7 @@ def test_a_stub_of_the_score_fails_on_a_real_model(monkeypatch, tmp_path):
         return llm_eval.TextScores(constant, constant, constant)
 
     monkeypatch.setattr(llm_eval, "score_text", same_for_every_text)
-    options = {"name": "all-minilm-l6-v2", "passages": 2, "tokens": 24, "causal": False}
+    options = {"name": "all-minilm-l6-v2", "passages": 2, "tokens": 24}
     status, run = status_of(paper.prose_above_repetition, tmp_path, **options)
     assert status == "failed"
     assert not run.checks[0].ok
