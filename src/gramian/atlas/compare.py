@@ -199,7 +199,7 @@ def _picture(module: Any, lines: list[Line]) -> Any:
         colour = f"C{i % 8}"
         label = line.method if line.paper else f"{line.method} (baseline)"
         axes.errorbar(
-            total, quality, yerr=line.spread(module.HEADLINE) or 0.0, fmt="o", markersize=9, capsize=3, color=colour,
+            total, quality, yerr=line.spread(module.HEADLINE), fmt="o", markersize=9, capsize=3, color=colour,
             markerfacecolor=colour if line.paper else "none", markeredgewidth=2, label=label,
         )  # fmt: skip
     axes.set_xscale("log")

@@ -44,7 +44,7 @@ def transition(
     Source: Gu et al., "How to Train Your HiPPO" (arXiv 2206.12037), section 3; HiPPO (arXiv 2008.07669).
 
     >>> A, B = transition("legs", 2)
-    >>> A.tolist(), [round(b, 3) for b in B.tolist()]
+    >>> (A + 0.0).tolist(), [round(b, 3) for b in B.tolist()]
     ([[-1.0, 0.0], [-1.7320508075688772, -2.0]], [1.0, 1.732])
     """
     _check(measure, state_size)
