@@ -33,7 +33,7 @@ def test_a_card_is_read_without_its_file_being_imported(tmp_path):
     )
     (folder / "thing.py").write_text(text)
     card = read_card(folder / "thing.py")
-    assert (card.title, card.idea, card.slug, card.topic) == ('A (b) "c")', "x)\n)", "thing", "topic")
+    assert (card.title, card.idea, card.slug, card.topic) == ('A (b) "c"', "x)\n)", "thing", "topic")
 
 
 @pytest.mark.parametrize(

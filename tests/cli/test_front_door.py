@@ -76,7 +76,7 @@ def test_show_tells_how_to_use_a_paper():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "s4"), "did you mean s4d"),
+        (("run", "s4dd"), "did you mean s4d"),
         (("run", "holds", "--set", "sizes=a"), "not a whole number"),
         (("run", "holds", "--set", "size=1"), "did you mean sizes"),
         (("run", "holds", "--device", "cuda:9"), "this machine has cpu"),
