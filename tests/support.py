@@ -7,7 +7,9 @@ from gramian.atlas.measure.execute import outcome
 from gramian.lab import Run
 
 
-def status_of(part: Callable[..., None], folder: Path, *, quick: bool = True, seed: int = 0, **options) -> tuple[str, Run]:
+def status_of(
+    part: Callable[..., None], folder: Path, *, quick: bool = True, seed: int = 0, **options
+) -> tuple[str, Run]:
     """Run one part of an experiment as the atlas would; returns the row's status and the run.
 
     With a stub in a method's place the status must be ``failed`` (a check is false), not ``error``.

@@ -17,6 +17,14 @@ from gramian.linalg.hippo.diagonal import (
 )
 from gramian.linalg.hippo.measures import MEASURES, basis, transition, weight
 from gramian.linalg.hippo.perturb import Diagonalization, condition_number, diagonalize, perturb_diagonalize
+from gramian.linalg.hippo.projection import (
+    check_orthogonality,
+    follow,
+    gram,
+    legs_history,
+    quadrature,
+    reconstruct,
+)
 from gramian.linalg.hippo.transfer import transfer
 
 __all__ = [
@@ -24,16 +32,22 @@ __all__ = [
     "MEASURES",
     "Diagonalization",
     "basis",
+    "check_orthogonality",
     "condition_number",
     "conjugate_half",
     "diagonal_init",
     "diagonalize",
+    "follow",
+    "gram",
     "inverse_diagonal",
     "legs_diagonal",
+    "legs_history",
     "legs_normal_plus_low_rank",
     "linear_diagonal",
     "perturb_diagonalize",
+    "quadrature",
     "real_diagonal",
+    "reconstruct",
     "transfer",
     "transition",
     "weight",

@@ -1,6 +1,16 @@
 """Recurrences: every scan, its one-step form and its oracle."""
 
 from gramian.linalg.scan.diagonal import diagonal_scan, diagonal_step
+from gramian.linalg.scan.dplr import (
+    cauchy_sums,
+    discretize_low_rank,
+    fold_output,
+    low_rank_last_state,
+    low_rank_state_response,
+    low_rank_step,
+    lti_kernel_dplr,
+    unfold_output,
+)
 from gramian.linalg.scan.householder import householder_scan, householder_scan_reference, householder_step
 from gramian.linalg.scan.lti import (
     discretize_diagonal,
@@ -10,21 +20,33 @@ from gramian.linalg.scan.lti import (
     lti_state_response,
     lti_step,
 )
+from gramian.linalg.scan.matrix_state import matrix_state_scan, matrix_state_scan_reference, matrix_state_step
 from gramian.linalg.scan.selective import selective_scan, selective_scan_reference, selective_scan_step
 
 __all__ = [
+    "cauchy_sums",
     "diagonal_scan",
     "diagonal_step",
     "discretize_diagonal",
+    "discretize_low_rank",
     "fft_convolution",
+    "fold_output",
     "householder_scan",
     "householder_scan_reference",
     "householder_step",
+    "low_rank_last_state",
+    "low_rank_state_response",
+    "low_rank_step",
     "lti_kernel_diagonal",
+    "lti_kernel_dplr",
     "lti_last_state",
     "lti_state_response",
     "lti_step",
+    "matrix_state_scan",
+    "matrix_state_scan_reference",
+    "matrix_state_step",
     "selective_scan",
     "selective_scan_reference",
     "selective_scan_step",
+    "unfold_output",
 ]

@@ -182,7 +182,7 @@ def _picture(run: Run, name: str, prose: list[llm_eval.TextScores], flat: llm_ev
     run.plot(f"layers of {name}", figure, f"{name}: scores of every layer; a repeated phrase collapses the spectrum.")
 
 
-def experiment(run: Run, *, passages: int = 3, tokens: int = 96) -> None:
+def experiment(run: Run, *, passages: int = 2, tokens: int = 64) -> None:
     """Measure what column norms are to the nuclear norm, and whether the score tells prose from repetition.
 
     Args:

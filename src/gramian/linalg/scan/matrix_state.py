@@ -1,0 +1,240 @@
+r"""Matrix states that fade by gates and grow by outer products: linear attention with a memory that can forget.
+
+The state S (key_size × value_size) follows
+
+    S_t = diag(exp g_t) S_{t−1} + k_t v_tᵀ,   y_t = S_tᵀ q_t,   g_t ≤ 0,
+
+with one gate for each coordinate of the key (gated linear attention), one for each head (Mamba-2), a constant one for
+each head (retention), or none (linear attention).
+
+Whole sequences go through matrix products: between chunks the state is carried; inside a chunk, a block of later
+tokens reads a block of earlier ones as
+
+    Y = [(Q ∘ exp Σ_{m ≤ i} g) (K ∘ exp Σ_{m > j} g)ᵀ] V,
+
+both sums taken from the border between the two blocks, over borders that halve the chunk again and again down to
+blocks of `sub` tokens, where each pair's own decay is formed. All exponents are sums of logarithms ≤ 0, never
+differences of them: nothing overflows, nothing cancels, and a gate of −∞ (forget everything) is a number like others.
+
+Source: Yang et al., "Gated Linear Attention Transformers with Hardware-Efficient Training", 2023 (chunks in two
+levels, section 4; here the second level is halved instead of cut at once).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["matrix_state_scan", "matrix_state_scan_reference", "matrix_state_step"]
+
+Gate = Float[Tensor, " heads"] | Float[Tensor, "batch heads length"] | Float[Tensor, "batch heads length key_size"]
+Outputs = Float[Tensor, "batch heads length value_size"]
+State = Float[Tensor, "batch heads key_size value_size"]
+
+
+def matrix_state_scan(
+    q: Float[Tensor, "batch heads length key_size"],
+    k: Float[Tensor, "batch heads length key_size"],
+    v: Float[Tensor, "batch heads length value_size"],
+    log_g: Gate | None = None,
+    chunk: int = 64,
+    sub: int = 4,
+    state: State | None = None,
+    return_state: bool = False,
+    reverse: bool = False,
+) -> Outputs | tuple[Outputs, State]:
+    """Run the recurrence over whole sequences by chunks; differentiable in every tensor.
+
+    Cost: O(length · (chunk + key_size) · value_size) for each head, in batched matrix products; one addition of
+    states a chunk runs in Python. With a gate for each coordinate, length · sub · key_size exponentials are held.
+
+    Args:
+        q: queries, not scaled here.
+        k: keys.
+        v: values.
+        log_g: logarithms of the decays, at most 0 (−∞ forgets all): (heads,) constant, (batch, heads, length), or
+            (batch, heads, length, key_size); none if not given.
+        chunk: tokens between two carried states; `sub` times a power of two.
+        sub: tokens of the blocks in which the decay of each pair is formed.
+        state: the state before the first token; zeros if not given.
+        return_state: whether to return the state after the last token too.
+        reverse: run from the last token to the first; `state` then comes before the last.
+
+    Returns:
+        the outputs, and the last state if asked. Half precision is computed in float32, and the state is float32.
+
+    Raises:
+        ValueError: a positive or NaN `log_g`, a state in half precision, sizes that do not fit, an empty sequence.
+
+    >>> ones = torch.ones(1, 1, 4, 1)
+    >>> matrix_state_scan(ones, ones, ones).flatten()                       # counts
+    tensor([1., 2., 3., 4.])
+    >>> matrix_state_scan(ones, ones, ones, torch.tensor([0.5]).log()).flatten()
+    tensor([1.0000, 1.5000, 1.7500, 1.8750])
+    """
+    if chunk < 1 or sub < 1 or chunk % sub or (chunk // sub) & (chunk // sub - 1):
+        raise ValueError(f"chunk={chunk}, sub={sub}: the chunk must be sub times a power of two, such as 64 and 4")
+    out_dtype = q.dtype
+    q, k, v, log_g, state = _prepare(q, k, v, log_g, state)
+    if reverse:
+        q, k, v = q.flip(2), k.flip(2), v.flip(2)
+        log_g = None if log_g is None else log_g.flip(2)
+    length = q.shape[2]
+    while chunk > sub and chunk // 2 >= length:
+        chunk //= 2
+    padding = -length % chunk
+    if padding:  # padded tokens write nothing (k = 0) and decay nothing (log_g = 0)
+        q, k, v = (_pad(t, padding) for t in (q, k, v))
+        log_g = None if log_g is None else _pad(log_g, padding)
+    q, k, v = (t.unflatten(2, (-1, chunk)) for t in (q, k, v))
+    log_g = None if log_g is None else log_g.unflatten(2, (-1, chunk))
+
+    if log_g is None:
+        inside = (q @ k.mT).tril() @ v
+        reading, writing, kept = q, k, None
+    else:
+        inside = _inside_scalar(q, k, v, log_g) if log_g.shape[-1] == 1 else _inside_vector(q, k, v, log_g, sub)
+        since_start = log_g.cumsum(-2)
+        reading, writing = q * since_start.exp(), k * _until_end(log_g).exp()
+        kept = since_start[..., -1, :, None].exp()
+    written = writing.mT @ v
+    before = []
+    for i in range(written.shape[2]):
+        before.append(state)
+        state = written[:, :, i] + (state if kept is None else kept[:, :, i] * state)
+    y = (inside + reading @ torch.stack(before, 2)).flatten(2, 3)[:, :, :length]
+    y = (y.flip(2) if reverse else y).to(out_dtype)
+    return (y, state) if return_state else y
+
+
+def matrix_state_scan_reference(
+    q: Float[Tensor, "batch heads length key_size"],
+    k: Float[Tensor, "batch heads length key_size"],
+    v: Float[Tensor, "batch heads length value_size"],
+    log_g: Gate | None = None,
+    state: State | None = None,
+    return_state: bool = False,
+    reverse: bool = False,
+) -> Outputs | tuple[Outputs, State]:
+    """`matrix_state_scan` token by token: the oracle. Its backward pass takes time quadratic in the length."""
+    out_dtype = q.dtype
+    q, k, v, log_g, state = _prepare(q, k, v, log_g, state)
+    times = range(q.shape[2])
+    outputs = []
+    for t in reversed(times) if reverse else times:
+        y, state = _token(state, q[:, :, t], k[:, :, t], v[:, :, t], None if log_g is None else log_g[:, :, t])
+        outputs.append(y)
+    y = torch.stack(outputs[::-1] if reverse else outputs, 2).to(out_dtype)
+    return (y, state) if return_state else y
+
+
+def matrix_state_step(
+    state: State,
+    q: Float[Tensor, "batch heads key_size"],
+    k: Float[Tensor, "batch heads key_size"],
+    v: Float[Tensor, "batch heads value_size"],
+    log_g: Float[Tensor, " heads"] | Float[Tensor, "batch heads"] | Float[Tensor, "batch heads key_size"] | None = None,
+) -> tuple[Float[Tensor, "batch heads value_size"], State]:
+    """One token of `matrix_state_scan`: returns the output and the next state."""
+    out_dtype = q.dtype
+    gate = log_g if log_g is None or log_g.dim() == 1 else log_g[:, :, None]
+    q, k, v, gate, state = _prepare(q[:, :, None], k[:, :, None], v[:, :, None], gate, state)
+    y, state = _token(state, q[:, :, 0], k[:, :, 0], v[:, :, 0], None if gate is None else gate[:, :, 0])
+    return y.to(out_dtype), state
+
+
+def _token(state: Tensor, q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Fade, write, read."""
+    if gate is not None:
+        state = gate.exp()[..., None] * state
+    state = state + k[..., :, None] * v[..., None, :]
+    return torch.einsum("bhk,bhkv->bhv", q, state), state
+
+
+def _inside_scalar(q: Tensor, k: Tensor, v: Tensor, log_g: Tensor) -> Tensor:
+    """What the tokens of a chunk read of each other, one gate a head."""
+    return ((q @ k.mT) * _pairs(log_g)[..., 0].exp()) @ v
+
+
+def _inside_vector(q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, sub: int) -> Tensor:
+    """What the tokens of a chunk read of each other, one gate a coordinate: halves, their halves, …, then pairs."""
+    chunk = q.shape[-2]
+    by_block = [t.unflatten(-2, (-1, sub)) for t in (q, k, v, log_g)]
+    queries, keys, values, gates = by_block
+    if sub == 1:
+        scores = (queries * keys).sum(-1, keepdim=True)
+    else:
+        scores = torch.einsum("...ik,...jk,...ijk->...ij", queries, keys, _pairs(gates).exp())
+    y = (scores @ values).flatten(-3, -2)
+    half = sub
+    while half < chunk:
+        (_, q_late), (k_early, _), (v_early, _), (g_early, g_late) = (
+            t.unflatten(-2, (-1, 2, half)).unbind(-3) for t in (q, k, v, log_g)
+        )
+        scores = (q_late * g_late.cumsum(-2).exp()) @ (k_early * _until_end(g_early).exp()).mT
+        late = scores @ v_early
+        y = y + torch.stack((torch.zeros_like(late), late), -3).flatten(-4, -2)
+        half *= 2
+    return y
+
+
+def _pairs(log_g: Tensor) -> Tensor:
+    """Logarithm of the decay from token j to token i at [..., i, j, :]; −∞ where j comes after i."""
+    length = log_g.shape[-2]
+    below = torch.ones(length, length, dtype=torch.bool, device=log_g.device).tril(-1)[..., None]
+    spread = log_g[..., :, None, :].expand(*log_g.shape[:-1], length, log_g.shape[-1])
+    total = spread.masked_fill(~below, 0.0).cumsum(-3)
+    return total.masked_fill(below.transpose(0, 1), -torch.inf)
+
+
+def _until_end(log_g: Tensor) -> Tensor:
+    """Sum of the gates after each token, along the second last axis."""
+    after = torch.cat((log_g[..., 1:, :], torch.zeros_like(log_g[..., :1, :])), -2)
+    return after.flip(-2).cumsum(-2).flip(-2)
+
+
+def _pad(tensor: Tensor, padding: int) -> Tensor:
+    """Zeros after the last token."""
+    return torch.cat((tensor, tensor.new_zeros((*tensor.shape[:2], padding, *tensor.shape[3:]))), 2)
+
+
+def _prepare(
+    q: Tensor, k: Tensor, v: Tensor, log_g: Tensor | None, state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """Check everything, go to the working precision, give the gates four axes, make the first state."""
+    if q.dim() != 4 or v.dim() != 4:
+        raise ValueError(
+            f"q, k, v must be (batch, heads, length, size); got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    batch, heads, length, key_size = q.shape
+    if length < 1:
+        raise ValueError(f"q has shape {tuple(q.shape)}: at least one token is needed")
+    expected = {
+        "k": (k, [(batch, heads, length, key_size)]),
+        "v": (v, [(batch, heads, length, v.shape[-1])]),
+        "log_g": (log_g, [(heads,), (batch, heads, length), (batch, heads, length, key_size)]),
+        "state": (state, [(batch, heads, key_size, v.shape[-1])]),
+    }
+    for name, (tensor, shapes) in expected.items():
+        if tensor is not None and tuple(tensor.shape) not in shapes:
+            allowed = " or ".join(map(str, shapes))
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; with q {tuple(q.shape)} it must be {allowed}")
+    if state is not None and state.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(f"state is {state.dtype}: it sums over the whole sequence and must be float32 or float64")
+    if log_g is not None:
+        if not torch.compiler.is_compiling() and not bool((log_g <= 0).all()):  # reads values, as a graph cannot
+            raise ValueError(
+                f"log_g must be at most 0 (the logarithm of a decay in [0, 1]); got values from {log_g.min():g} to "
+                f"{log_g.max():g}"
+            )
+        if log_g.dim() == 1:
+            log_g = log_g[None, :, None, None].expand(batch, heads, length, 1)
+        elif log_g.dim() == 3:
+            log_g = log_g[..., None]
+    wide = any(t is not None and t.dtype == torch.float64 for t in (q, k, v, log_g, state))
+    dtype = torch.float64 if wide else torch.float32
+    q, k, v, log_g, state = (None if t is None else t.to(dtype) for t in (q, k, v, log_g, state))
+    if state is None:
+        state = q.new_zeros((batch, heads, key_size, v.shape[-1]))
+    return q, k, v, log_g, state
