@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from matplotlib import pyplot
@@ -289,29 +291,12 @@ def classifies_digits(run: Run, *, seeds: int = 3, epochs: int = 16) -> None:
     s4 = {"state_size": 64, "length": x.shape[1], "dt_range": (0.01, 0.5)}
     models = {"S4": (layers.S4, 24, s4), "LSTM": (Lstm, 30, {})}
     rows = []
-    jobs = [(name, run.seed + k) for name in models for k in range(seeds)]
-    for name, seed in run.progress(jobs, "training S4 and LSTM on digits"):
-        kind, channels, options = models[name]
-        train, test = train_test_split(np.arange(len(y)), test_size=0.25, random_state=seed, stratify=y)
-        generator = torch.Generator().manual_seed(seed)
-        network = SequenceClassifier(
-            1, 10, channels=channels, layer=kind, layer_options=options, dropout=0.1, generator=generator
-        )
-        with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own state
-            torch.manual_seed(seed)
-            history = fit(
-                network, (x[train], y[train]), state_space.classification_loss, epochs=epochs, batch_size=64, lr=0.02,
-                weight_decay=0.01, schedule="cosine", warmup=22, clip=1.0, generator=generator, device=run.device,
-                show_progress=False,
-            )  # fmt: skip
-        network.eval()
-        with torch.no_grad():
-            accuracy = float((network(x[test].to(run.device)).argmax(-1).cpu() == y[test]).float().mean())
-        size = sum(p.numel() for p in network.parameters())
-        rows.append(
-            {"model": name, "seed": seed, "accuracy": accuracy, "parameters": size, "seconds": history["seconds"][-1]}
-        )
-        run.log(**rows[-1])
+    jobs = [(name, *models[name], run.seed + k) for name in models for k in range(seeds)]
+    calls = (joblib.delayed(_train_on_digits)(SequenceClassifier, x, y, *job, epochs, run.device) for job in jobs)
+    trained = joblib.Parallel(n_jobs=2, return_as="generator")(calls)  # small networks: two processes, a thread each
+    for row in run.progress(trained, "training S4 and LSTM on digits", total=len(jobs)):
+        rows.append(row)
+        run.log(**row)
     run.table("pixel sequences", rows, "Digits as series of 64 pixels; accuracy on a quarter that was held out.")
     means = {name: float(np.mean([r["accuracy"] for r in rows if r["model"] == name])) for name in models}
     figure, panel = pyplot.subplots(figsize=(4.8, 3.2))
@@ -325,6 +310,36 @@ def classifies_digits(run: Run, *, seeds: int = 3, epochs: int = 16) -> None:
         f"S4 reads handwritten digits pixel by pixel (mean accuracy of {seeds} seeds; LSTM {means['LSTM']:.3f})",
         means["S4"], above=0.95, paper="91% on sequential CIFAR, which needs a GPU and days",
     )  # fmt: skip
+
+
+def _train_on_digits(
+    classifier: type,
+    x: Tensor,
+    y: Tensor,
+    name: str,
+    kind: type,
+    channels: int,
+    options: dict[str, Any],
+    seed: int,
+    epochs: int,
+    device: str,
+) -> dict[str, Any]:
+    """One training, on one thread."""
+    torch.set_num_threads(1)
+    train, test = train_test_split(np.arange(len(y)), test_size=0.25, random_state=seed, stratify=y)
+    generator = torch.Generator().manual_seed(seed)
+    network = classifier(1, 10, channels=channels, layer=kind, layer_options=options, dropout=0.1, generator=generator)
+    torch.manual_seed(seed)  # dropout draws from torch's own state, here that of a process for trainings alone
+    history = fit(
+        network, (x[train], y[train]), state_space.classification_loss, epochs=epochs, batch_size=64, lr=0.02,
+        weight_decay=0.01, schedule="cosine", warmup=22, clip=1.0, generator=generator, device=device,
+        show_progress=False,
+    )  # fmt: skip
+    network.eval()
+    with torch.no_grad():
+        accuracy = float((network(x[test].to(device)).argmax(-1).cpu() == y[test]).float().mean())
+    size = sum(p.numel() for p in network.parameters())
+    return {"model": name, "seed": seed, "accuracy": accuracy, "parameters": size, "seconds": history["seconds"][-1]}
 
 
 def experiment(
