@@ -120,6 +120,9 @@ def readme_table(shelf: Shelf) -> str:
         state = {"ok": "verified here", "none": "not measured yet"}.get(status(card.slug), status(card.slug))
         if card.reach and state == "verified here":
             state = f"verified here; out of reach: {card.reach}"
+        if card.differs:
+            place = f"src/gramian/papers/{card.topic}/{card.slug}.py"
+            state += f"; [where we differ]({place}): {len(card.differs)} notes"
         best = next((kept[p]["evidence"]["checks"] for p in ("full", "quick") if p in kept), [])
         shown = "; ".join(f"{c['claim']}: {figure(c['measured'])}" for c in best[-2:])
         cells = (str(card.row), f"`{card.slug}` {card.title} ({card.year})", card.topic, state, counts, shown)
