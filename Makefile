@@ -19,5 +19,5 @@ site:
 lint:
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
-	.venv/bin/basedpyright --level error
+	.venv/bin/basedpyright -p pyproject.toml --level error
 	.venv/bin/lint-imports
