@@ -72,7 +72,8 @@ def test_a_browser_searches_and_opens_a_paper(built):
     options = webdriver.ChromeOptions()
     options.binary_location = browser_at
     for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-                 "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"):  # fmt: skip
+                 "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+                 "--window-size=1400,1000"):  # fmt: skip
         options.add_argument(flag)
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver_at))
     try:
@@ -82,13 +83,14 @@ def test_a_browser_searches_and_opens_a_paper(built):
         def shown(selector, wanted):
             end = time.monotonic() + 30
             while time.monotonic() < end:
-                found = [e for e in browser.find_elements("css selector", selector) if wanted in e.text]
+                found = browser.find_elements("css selector", selector)
+                found = [e for e in found if wanted in (e.get_attribute("textContent") or "")]
                 if found:
                     return found[0]
                 time.sleep(0.2)
             raise AssertionError(f"{wanted!r} never appeared in {selector}")
 
-        browser.execute_script("document.querySelector('[data-md-toggle=search]').checked = true")
+        browser.find_element("css selector", "input[name=query]").click()
         browser.find_element("css selector", "input[name=query]").send_keys("equiangular basis vectors")
         hit = shown(".md-search-result__item", "Equiangular Basis Vectors")
         browser.get(hit.find_element("css selector", "a").get_attribute("href").split("?")[0])
