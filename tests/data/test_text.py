@@ -27,3 +27,8 @@ def test_more_than_there_are_is_refused():
         text.passages(10_000)
     with pytest.raises(ValueError, match="count is 0"):
         text.passages(0)
+
+
+def test_the_fixed_text_is_the_one_that_figures_are_quoted_for():
+    assert text.fingerprint([text.descriptions()]) == "c79256d42f86"
+    assert len(text.descriptions()) == 12_272
