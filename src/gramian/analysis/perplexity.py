@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def negative_log_likelihood(model: nn.Module, ids: Int[Tensor, " tokens"], window: int = 512) -> float:
-    r"""The mean of \\(-\\log p(x_t \\mid x_{<t})\\) over a text's tokens, in nats a token.
+    r"""The mean of \(-\log p(x_t \mid x_{<t})\) over a text's tokens, in nats a token.
 
     A text longer than `window` is read in windows that share nothing: the first token of each is not predicted.
 
@@ -39,7 +39,7 @@ def negative_log_likelihood(model: nn.Module, ids: Int[Tensor, " tokens"], windo
 
 
 def perplexity(model: nn.Module, ids: Int[Tensor, " tokens"], window: int = 512) -> float:
-    r"""The perplexity of a causal language model on a text: \\(\\exp\\) of `negative_log_likelihood`.
+    r"""The perplexity of a causal language model on a text: \(\exp\) of `negative_log_likelihood`.
 
     A model that gives every token of a vocabulary of V the same probability has perplexity V. Infinite
     where the mean passes what a float can hold the exponential of.

@@ -37,9 +37,9 @@ def passages(count: int = 12, min_words: int = _WORDS) -> list[str]:
 
 
 def descriptions() -> str:
-    """The descriptions of four of scikit-learn's data sets, one after the other: 12,272 characters of technical English.
+    """The descriptions of four of scikit-learn's data sets, one after the other.
 
-    Breast cancer, wine, iris and diabetes, as they stand, tables and references included: a fixed text to
+    12,272 characters: breast cancer, wine, iris and diabetes, tables and references included. A fixed text to
     measure the perplexity of a changed language model on, short enough to be measured often. `fingerprint`
     of it is ``c79256d42f86`` where the tested scikit-learn is installed.
     """

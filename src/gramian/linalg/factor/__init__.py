@@ -1,0 +1,1 @@
+"""Factorizations of matrices and tensors: low rank, quantized, sparse, Kronecker."""

@@ -1,0 +1,1 @@
+"""Adaptation: low rank, adapters, merging."""

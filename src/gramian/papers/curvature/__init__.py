@@ -1,0 +1,1 @@
+"""Curvature: Fisher and Hessian matrices of a loss."""

@@ -1,0 +1,1 @@
+"""Sparsity: pruning, quantization, sparse activations."""
