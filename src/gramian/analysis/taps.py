@@ -39,7 +39,8 @@ class Taps:
             what it returns (during ``backward``).
         reduce: how a tensor becomes a feature matrix. ``"tokens"``: every position of (batch, …, features)
             is a sample. ``"mean"``: features are averaged over all positions of (batch, …, features).
-            ``"gap"``: (batch, channels, …) is averaged over space. ``"none"``: (batch, …) is flattened.
+            ``"gap"``: (batch, channels, …) is averaged over space. ``"places"``: every place of
+            (batch, channels, …) is a sample. ``"none"``: (batch, …) is flattened.
         part: which element of a tuple or dictionary output to take; by default the first tensor.
         mode: ``"read"`` or ``"write"``.
         max_bytes: what all reducers may hold together; more raises `MemoryError`.
@@ -47,7 +48,8 @@ class Taps:
     Raises:
         ValueError: a pattern that matches no module, or an unknown choice.
 
-    A mask set as ``taps.mask = (batch, positions)`` leaves padded positions out (``"tokens"`` and ``"mean"``).
+    A mask set as ``taps.mask = (batch, positions)`` leaves padded positions out (``"tokens"`` and ``"mean"``);
+    a module that sees one vector a text, its positions pooled before, takes all.
     A module that is called several times in one pass feeds its reducers each time.
     """
 
@@ -57,14 +59,14 @@ class Taps:
         wanted: Mapping[str, Sequence[Reducer]] | Mapping[str, Edit],
         *,
         side: Literal["out", "in", "grad"] = "out",
-        reduce: Literal["tokens", "mean", "gap", "none"] = "tokens",
+        reduce: Literal["tokens", "mean", "gap", "places", "none"] = "tokens",
         part: int | str | None = None,
         mode: Literal["read", "write"] = "read",
         max_bytes: int | None = None,
     ) -> None:
         for name, value, allowed in (
             ("side", side, ("out", "in", "grad")),
-            ("reduce", reduce, ("tokens", "mean", "gap", "none")),
+            ("reduce", reduce, ("tokens", "mean", "gap", "places", "none")),
             ("mode", mode, ("read", "write")),
         ):
             if value not in allowed:
@@ -169,7 +171,10 @@ class Taps:
             return x.flatten(1)
         if self.reduce == "gap":
             return x.flatten(2).mean(2) if x.ndim > 2 else x
-        mask = None if self.mask is None else self.mask.to(x.device, torch.bool)
+        if self.reduce == "places":
+            return x.movedim(1, -1).flatten(0, -2)
+        pooled = self.mask is not None and x.ndim - 1 < self.mask.ndim
+        mask = None if self.mask is None or pooled else self.mask.to(x.device, torch.bool)
         if mask is not None and mask.shape != x.shape[:-1]:
             raise ValueError(f"the mask has shape {tuple(mask.shape)}, the tapped positions {tuple(x.shape[:-1])}")
         if self.reduce == "tokens":

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from gramian.cli import apply, bench, catalogue, compare, data, doctor, report, run, verify
+from gramian.cli import apply, bench, catalogue, compare, data, doctor, inspect, report, run, verify
 
 HELP = """\b
 The matrices of neural networks: every paper's method runs, and every claim is measured.
@@ -47,7 +47,7 @@ def root(
     ctx.obj = home or None
 
 
-for module in (catalogue, run, verify, compare, apply, doctor, report, bench):
+for module in (catalogue, run, verify, compare, apply, inspect, doctor, report, bench):
     module.register(app)
 
 
