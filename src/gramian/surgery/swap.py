@@ -120,7 +120,7 @@ def swap(
         a handle with ``undo()`` and ``merge()``.
 
     Raises:
-        ValueError: nothing matches.
+        ValueError: nothing matches, or a matching layer has parameters on the meta device, which hold no values.
         TypeError: the factory returned something else than a module; the model is then unchanged.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -136,6 +136,8 @@ def swap(
         if not name or id(module) not in matched or any(name.startswith(f"{outer}.") for outer in originals):
             continue
         if id(module) not in made:
+            if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
+                raise ValueError(f"{name} is on the meta device and holds no values: load the model before swapping")
             new = factory(name, module)
             if new is not None and not isinstance(new, nn.Module):
                 raise TypeError(f"the factory returned a {type(new).__name__} for {name}, not a module")

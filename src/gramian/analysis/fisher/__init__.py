@@ -1,0 +1,1 @@
+"""Fisher matrices of trained networks: diagonal, blocks, gradient windows and Kronecker factors."""

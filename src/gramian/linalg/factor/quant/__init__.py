@@ -1,0 +1,1 @@
+"""Matrices in few bits: absmax rows for int8 products, NormalFloat blocks, affine blocks."""
