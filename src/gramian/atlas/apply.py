@@ -14,7 +14,14 @@ from gramian.lab import Run, seed_everything
 
 
 def apply(
-    task_name: str, method_name: str, out: Path, *, data: str | None = None, target: str | None = None, seed: int = 0
+    task_name: str,
+    method_name: str,
+    out: Path,
+    *,
+    data: str | None = None,
+    target: str | None = None,
+    seed: int = 0,
+    settings: list[str] | None = None,
 ) -> dict[str, Any]:
     """Fit a method on the data's training part and write a folder that `reuse` takes up.
 
@@ -28,7 +35,7 @@ def apply(
 
     module = task(task_name)
     name = method_names(module, [method_name])[0]
-    problem = load_problem(module, data, target)
+    problem = load_problem(module, data, target, settings)
     seed_everything(seed)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -37,8 +44,11 @@ def apply(
         metrics, model = module.evaluate({**module.METHODS, **module.BASELINES}[name], problem, run)
         persistence.save(model, part / "model")
         module.predict(model, problem).to_csv(part / "predictions.csv", index=False)
-        made = {"task": module.__name__.rpartition(".")[2], "method": name, "data": problem.name, "target": target,
-                "seed": seed, "metrics": metrics, "split": problem.note, "versions": machine.versions()}  # fmt: skip
+        made = {
+            "task": module.__name__.rpartition(".")[2], "method": name, "data": problem.name, "target": target,
+            "settings": settings or [], "seed": seed, "metrics": metrics, "split": problem.note,
+            "versions": machine.versions(),
+        }  # fmt: skip
         (part / "made.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
         _put_in_place(part, out)
     except ValueError as error:
@@ -69,7 +79,8 @@ def reuse(
         model = persistence.load(folder / "model")
     except ValueError as error:
         raise UserError(str(error)) from None
-    problem = load_problem(module, data, target or made["target"], labelled=labelled)
+    more = {} if labelled else {"labelled": False}
+    problem = load_problem(module, data, target or made["target"], made.get("settings"), **more)
     try:
         frame = module.predict(model, problem)
     except ValueError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gramian.atlas.find.tasks import load_problem, method_names, task
+from gramian.atlas.find.tasks import load_problem, measures, method_names, task
 from gramian.atlas.measure import machine
 from gramian.atlas.measure.process import supervise
 from gramian.atlas.measure.store import now
@@ -56,6 +56,7 @@ def compare(
     methods: list[str] | None = None,
     seeds: int = 3,
     seconds: float = 900,
+    settings: list[str] | None = None,
     on_line: Callable[[Line], None] = lambda line: None,
 ) -> tuple[list[Line], Path]:
     """Measure each method on the same split with the same seeds; write ``compare.json``, the picture and the report.
@@ -64,6 +65,7 @@ def compare(
         data: a named data set, or a file or folder of the user's; the task's default without it.
         methods: names to keep to; all by default.
         seconds: how long one method may take, all its seeds together.
+        settings: the task's options, ``name=value``.
         on_line: called with each method's line as it ends.
 
     Returns:
@@ -71,7 +73,7 @@ def compare(
     """
     module = task(task_name)
     names = method_names(module, methods)
-    problem = load_problem(module, data, target)  # bad data is said here, once, before any process starts
+    problem = load_problem(module, data, target, settings)  # bad data is said here, once, before any process starts
     budget = Budget("compare", seconds=seconds, patience=1, threads=0, memory_mb=16 * 1024)
     lines = []
     for name in names:
@@ -82,6 +84,7 @@ def compare(
             "data": data,
             "target": target,
             "seeds": seeds,
+            "settings": settings or [],
             "folder": str(folder / name),
         }
         ended = supervise(request, folder / name, budget)
@@ -94,8 +97,9 @@ def compare(
             line.status, line.reason = ended.status, ended.reason
         lines.append(line)
         on_line(line)
-    sign = 1 if module.METRICS[module.HEADLINE] == "higher" else -1
-    lines.sort(key=lambda a: -sign * value if (value := a.mean(module.HEADLINE)) is not None else float("inf"))
+    headline, metrics = measures(module, problem)
+    sign = 1 if metrics[headline] == "higher" else -1
+    lines.sort(key=lambda a: -sign * value if (value := a.mean(headline)) is not None else float("inf"))
     return lines, _write(module, problem, lines, folder, seeds)
 
 
@@ -109,7 +113,7 @@ def evaluate_in_worker(request: dict[str, Any]) -> None:
     method = {**module.METHODS, **module.BASELINES}[request["method"]]
     found: dict[str, Any] = {"status": "ok", "reason": None, "seeds": []}
     try:
-        problem = load_problem(module, request["data"], request["target"])
+        problem = load_problem(module, request["data"], request["target"], request.get("settings"))
         for seed in range(request["seeds"]):
             seed_everything(seed)
             before = _resident_mb()
@@ -135,13 +139,13 @@ def _resident_mb() -> float:
     return psutil.Process(os.getpid()).memory_info().rss / 2**20
 
 
-def table_rows(module: Any, lines: list[Line]) -> tuple[list[str], list[list[Any]]]:
+def table_rows(metrics: dict[str, str], lines: list[Line]) -> tuple[list[str], list[list[Any]]]:
     """The comparison as columns and rows: quality with its spread over seeds, then cost."""
-    columns = ["method", "from", *module.METRICS, *COSTS.values(), ""]
+    columns = ["method", "from", *metrics, *COSTS.values(), ""]
     rows = []
     for line in lines:
         quality = []
-        for name in module.METRICS:
+        for name in metrics:
             mean, spread = line.mean(name), line.spread(name)
             quality.append("–" if mean is None else f"{mean:.4g}" + (f" ± {spread:.2g}" if spread else ""))
         costs = []
@@ -158,19 +162,20 @@ def _write(module: Any, problem: Any, lines: list[Line], folder: Path, seeds: in
 
     from gramian.atlas.pages.report import environment
 
+    headline, metrics = measures(module, problem)
     record = {
         "task": module.__name__.rpartition(".")[2], "data": problem.name, "split": problem.note, "facts": problem.facts,
-        "seeds": list(range(seeds)), "metrics": module.METRICS, "lines": [vars(line) for line in lines],
+        "seeds": list(range(seeds)), "metrics": metrics, "lines": [vars(line) for line in lines],
         "versions": machine.versions(), "machine": machine.processor(), "measured": now(),
     }  # fmt: skip
     (folder / "compare.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
     svg = ""
     if any(line.seeds for line in lines):
         with figures.style():
-            figure = _picture(module, lines)
+            figure = _picture(headline, metrics[headline], lines, getattr(module, "COST", "seconds"))
             figures.save(figure, folder, "compare", salt=record["task"])
         svg = Markup((folder / "compare.svg").read_text(encoding="utf-8"))
-    columns, rows = table_rows(module, lines)
+    columns, rows = table_rows(metrics, lines)
     page = (
         environment()
         .get_template("compare.html")
@@ -188,22 +193,25 @@ def _write(module: Any, problem: Any, lines: list[Line], folder: Path, seeds: in
     return folder / "report.html"
 
 
-def _picture(module: Any, lines: list[Line]) -> Any:
-    """Quality against the seconds it costs; papers filled, baselines hollow."""
+def _picture(headline: str, better: str, lines: list[Line], cost: str) -> Any:
+    """Quality against what it costs (seconds, or bytes where those are the point); papers filled, baselines hollow."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.2, 4.2))
     for i, line in enumerate(a for a in lines if a.seeds):
-        seconds, quality = line.mean("fit_s") or 0.0, line.mean(module.HEADLINE) or 0.0
-        total = seconds + (line.mean("predict_s") or 0.0)
+        quality = line.mean(headline) or 0.0
+        spent = line.mean("bytes") if cost == "bytes" else (line.mean("fit_s") or 0.0) + (line.mean("predict_s") or 0.0)
         colour = f"C{i % 8}"
         label = line.method if line.paper else f"{line.method} (baseline)"
         axes.errorbar(
-            total, quality, yerr=line.spread(module.HEADLINE), fmt="o", markersize=9, capsize=3, color=colour,
+            spent, quality, yerr=line.spread(headline), fmt="o", markersize=9, capsize=3, color=colour,
             markerfacecolor=colour if line.paper else "none", markeredgewidth=2, label=label,
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xlabel("seconds to fit and predict")
-    axes.set_ylabel(f"{module.HEADLINE} ({module.METRICS[module.HEADLINE]} is better)")
+    axes.set_xlabel("bytes saved to disk" if cost == "bytes" else "seconds to fit and predict")
+    axes.set_ylabel(f"{headline} ({better} is better)")
+    values = [v for line in lines if (v := line.mean(headline)) is not None]
+    if min(values) > 0 and max(values) > 50 * min(values):
+        axes.set_yscale("log")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
     return figure

@@ -21,6 +21,9 @@ def apply(
     out: str = typer.Option(..., help="Folder to write: the model, its predictions, and what it was made from."),
     load: str = typer.Option("", help="A folder that an earlier `apply` wrote: predict with its model, fit nothing."),
     unlabelled: bool = typer.Option(False, "--unlabelled", help="With --load: the data have no labels; predict all."),
+    settings: list[str] = typer.Option(
+        [], "--set", metavar="NAME=VALUE", help="An option of the task; `gramian compare --list` shows them."
+    ),
     seed: int = typer.Option(0, min=0),
 ) -> None:
     """Fit one method on your data and save it, or predict with a saved one (--load)."""
@@ -46,7 +49,9 @@ def apply(
         raise UserError("--unlabelled goes with --load: to fit a method, the data need labels")
     if not method:
         raise UserError(f"name a method of {task}: {', '.join([*find_task(task).METHODS, *find_task(task).BASELINES])}")
-    metrics = applying.apply(task, method, Path(out), data=data or None, target=target or None, seed=seed)
+    metrics = applying.apply(
+        task, method, Path(out), data=data or None, target=target or None, seed=seed, settings=settings
+    )
     for name, value in metrics.items():
         typer.echo(f"{name:24} {figure(value)}")
     typer.echo(f"saved: {out}  (again: gramian apply {task} --load {out} --data … --out …)")

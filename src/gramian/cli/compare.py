@@ -19,6 +19,9 @@ def compare(
     methods: str = typer.Option("", help="Only these, separated by commas."),
     seeds: int = typer.Option(3, min=1, help="How many seeds each method runs with."),
     limit: float = typer.Option(900, min=1, help="Seconds that one method may take, all seeds together."),
+    settings: list[str] = typer.Option(
+        [], "--set", metavar="NAME=VALUE", help="An option of the task; `--list` shows them."
+    ),
     out: str = typer.Option("", help="Folder for the table, the picture and the report."),
     only_list: bool = typer.Option(False, "--list", help="Only list the tasks and their methods."),
 ) -> None:
@@ -30,8 +33,8 @@ def compare(
 
     from gramian.atlas import compare as comparing
     from gramian.atlas.errors import UserError
+    from gramian.atlas.find.tasks import option_lines, tasks
     from gramian.atlas.find.tasks import task as find_task
-    from gramian.atlas.find.tasks import tasks
     from gramian.atlas.measure.home import new_run_folder, open_home
     from gramian.cli.console import interruptible, print_table
 
@@ -39,6 +42,8 @@ def compare(
         for name, summary in tasks().items():
             module = find_task(name)
             typer.echo(f"{name}: {summary}")
+            for option in option_lines(module):
+                typer.echo(f"    --set {option}")
             for method, entry in {**module.METHODS, **module.BASELINES}.items():
                 typer.echo(f"    {method:24} {entry.summary}{f' [paper: {entry.paper}]' if entry.paper else ''}")
         return
@@ -50,17 +55,23 @@ def compare(
     console = Console()
     console.print(f"[bold]{module.TITLE}[/bold] on {data or module.DEFAULT}, {seeds} seeds", highlight=False)
 
+    unsaid = ("seed", *comparing.COSTS)
+
     def show(line: comparing.Line) -> None:
-        headline = line.mean(module.HEADLINE)
-        text = f"{module.HEADLINE} {headline:.4f}" if headline is not None else f"{line.status}: {line.reason}"
+        names = [n for n in (line.seeds[0] if line.seeds else ()) if n not in unsaid]
+        figures = [f"{n} {v:.4g}" for n in names if (v := line.mean(n)) is not None]
+        text = ", ".join(figures) or f"{line.status}: {line.reason}"
         console.print(f"  {line.method:24} {text}", highlight=False, soft_wrap=True, markup=False)
 
     with interruptible(f"the methods measured so far are in {folder}"):
         lines, report = comparing.compare(
             task, folder, data=data or None, target=target or None, seeds=seeds, seconds=limit, on_line=show,
-            methods=[m for m in methods.split(",") if m] or None,
+            methods=[m for m in methods.split(",") if m] or None, settings=settings,
         )  # fmt: skip
-    columns, rows = comparing.table_rows(module, lines)
+    import json
+
+    metrics = json.loads((folder / "compare.json").read_text(encoding="utf-8"))["metrics"]
+    columns, rows = comparing.table_rows(metrics, lines)
     print_table(columns, rows)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
     if not any(line.status == "ok" for line in lines):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gramian import data
 from gramian.lab import Missing
-from gramian.models.pretrained import PRETRAINED, pretrained, tokenizer
+from gramian.models.pretrained import PRETRAINED, _no_bars, pretrained, tokenizer
 
 Reads = Literal["text", "sentences", "images", "unknown"]
 _READS: dict[str, Reads] = {"smollm2_135m": "text", "all_minilm_l6_v2": "sentences", "efficientnet_lite0": "images"}
@@ -118,7 +118,8 @@ def _folder(path: Path) -> Opened:
     causal = "CausalLM" in architectures[0] or "LMHead" in architectures[0]
     loader = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
     try:
-        model = loader.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        with _no_bars(transformers):
+            model = loader.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"transformers cannot load {path}: {str(error).splitlines()[0]}") from None
     words = None

@@ -289,7 +289,11 @@ def test_frozen_parameters_are_left_out_and_patterns_choose():
     model[0].weight.requires_grad_(False)
     x, y = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
     assert list(FisherAccumulator(model).update(x, y).value()) == ["0.bias", "1.weight", "1.bias"]
-    assert list(FisherAccumulator(model, params=re.compile(r"1\.w|bias")).parameters) == ["0.bias", "1.weight", "1.bias"]
+    assert list(FisherAccumulator(model, params=re.compile(r"1\.w|bias")).parameters) == [
+        "0.bias",
+        "1.weight",
+        "1.bias",
+    ]
     assert not model[0].weight.requires_grad
     with pytest.raises(ValueError, match="frozen"):
         FisherAccumulator(model, params="0.weight")

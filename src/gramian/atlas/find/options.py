@@ -12,22 +12,28 @@ from gramian.atlas.errors import UserError
 from gramian.atlas.find.names import resolve
 
 
-def convert(experiment: Callable[..., None], settings: list[str]) -> dict[str, Any]:
+def convert(
+    experiment: Callable[..., Any], settings: list[str], *, leave: tuple[str, ...] = (), see: str = "gramian show PAPER"
+) -> dict[str, Any]:
     """``["state_sizes=16,64"]`` as keyword arguments of `experiment`, by its annotations.
+
+    Args:
+        leave: arguments that are no options; the first never is.
+        see: the command that lists the options, for messages.
 
     Raises:
         UserError: not ``name=value``, an option that does not exist, a value of the wrong type.
     """
     hints = typing.get_type_hints(experiment)
-    names = list(inspect.signature(experiment).parameters)[1:]
+    names = [n for n in list(inspect.signature(experiment).parameters)[1:] if n not in leave]
     options: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting!r} is not of the form name=value")
         if not names:
-            raise UserError(f"--set {setting!r}: this experiment has no options")
-        name = resolve(name, names, "option", "gramian show PAPER")
+            raise UserError(f"--set {setting!r}: there are no options")
+        name = resolve(name, names, "option", see)
         hint = hints.get(name, str)
         try:
             options[name] = _value(value.strip(), hint)

@@ -93,7 +93,7 @@ class WindowInverse:
             raise ValueError("the vector holds NaN or infinite numbers; the window is unchanged")
         place = self.pushed % len(self.rows)
         self.rows[place] = vector
-        products = (self.rows @ self.rows[place]).double()
+        products = _products(self.rows, self.rows[place])
         self.gram[place], self.gram[:, place] = products, products
         self.pushed += 1
         self.held = min(self.held + 1, len(self.rows))
@@ -133,7 +133,7 @@ class WindowInverse:
         if not self.held:
             return x / self.damp
         rows = self.rows[: self.held]
-        inner = torch.cholesky_solve((rows @ x.to(rows.dtype)).double().unsqueeze(1), self._cholesky())
+        inner = torch.cholesky_solve(_products(rows, x.to(rows.dtype)).unsqueeze(1), self._cholesky())
         return torch.addmv(x.to(rows.dtype), rows.mT, inner[:, 0].to(rows.dtype), alpha=-1) / self.damp
 
     def solve_newest(self) -> Float[Tensor, " size"]:
@@ -186,3 +186,11 @@ class WindowInverse:
             return unit / self.damp
         a, b = self.whitened(torch.tensor([i, j], device=self.rows.device)).unbind(1)
         return (unit - a @ b) / self.damp
+
+
+def _products(rows: Float[Tensor, "held size"], x: Float[Tensor, " size"]) -> Float[Tensor, " held"]:
+    """``rows @ x``, block after block, added up in float64: a float32 sum over a million terms loses four digits."""
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for start in range(0, len(x), _CHUNK):
+        total += rows[:, start : start + _CHUNK] @ x[start : start + _CHUNK]
+    return total

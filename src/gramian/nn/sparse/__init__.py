@@ -1,0 +1,1 @@
+"""Layers that leave part of their work out."""

@@ -1,0 +1,1 @@
+"""The same matrices in other sciences."""

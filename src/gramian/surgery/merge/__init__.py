@@ -1,0 +1,1 @@
+"""Makes one network out of several of the same architecture."""

@@ -1,0 +1,1 @@
+"""Removes weights of a trained network."""
