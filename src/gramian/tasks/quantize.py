@@ -56,12 +56,17 @@ def _int8(threshold: float) -> Any:
     return change
 
 
+def _format(bits: int, numbers: int) -> BlockFormat:
+    """Blocks of 64 and scale blocks of 256 where they divide the matrix, else the largest powers of two that do."""
+    block = math.gcd(64, numbers)
+    return BlockFormat(bits=bits, block=block, scale_block=math.gcd(256, numbers // block))
+
+
 def _normal_float(bits: int) -> Any:
     def change(opened: Opened, subject: Subject, seed: int) -> None:
-        fmt = BlockFormat(bits=bits)
-
         def replace(name: str, layer: nn.Module) -> nn.Module:
-            return QuantizedLinear.from_float(layer.weight, fmt, layer.bias)  # type: ignore[arg-type]
+            weight = layer.weight.detach()  # type: ignore[operator]
+            return QuantizedLinear.from_float(weight, _format(bits, weight.numel()), layer.bias)  # type: ignore[arg-type]
 
         swap(opened.model, subject.layers, replace, nn.Linear)
 
@@ -70,12 +75,11 @@ def _normal_float(bits: int) -> Any:
 
 def _lq_lora(bits: int) -> Any:
     def change(opened: Opened, subject: Subject, seed: int) -> None:
-        fmt = BlockFormat(bits=bits)
-
         def replace(name: str, layer: nn.Module) -> nn.Module:
-            found = lq_lora.lq_decompose(
-                layer.weight.detach(), subject.options["rank"], fmt, generator=torch.Generator().manual_seed(seed)
-            )
+            weight = layer.weight.detach()  # type: ignore[operator]
+            fmt = _format(bits, weight.numel())
+            rank = min(subject.options["rank"], *weight.shape)
+            found = lq_lora.lq_decompose(weight, rank, fmt, generator=torch.Generator().manual_seed(seed))
             return QuantizedLinear.from_float(found.residual, fmt, layer.bias, found.up, found.down)
 
         swap(opened.model, subject.layers, replace, nn.Linear)

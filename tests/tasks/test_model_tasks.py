@@ -1,0 +1,106 @@
+"""The tasks that change a model: fair splits, figures that can fall, files that load again."""
+
+import pytest
+import torch
+
+from gramian import data
+from gramian.atlas import apply, compare
+from gramian.atlas.errors import UserError
+from gramian.atlas.find.tasks import load_problem, option_lines
+from gramian.lab import Run
+from gramian.tasks import compress, model_change, quantize
+
+transformers = pytest.importorskip("transformers")
+needs_minilm = pytest.mark.skipif(not data.is_here("all_minilm_l6_v2"), reason="gramian data fetch all_minilm_l6_v2")
+TASKS = {"compress": compress, "quantize": quantize}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small random language model with the tokenizer of MiniLM, as a user's own folder."""
+    from gramian import models
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=30522, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
+    )
+    path = tmp_path_factory.mktemp("models") / "mine"
+    transformers.LlamaForCausalLM(config).save_pretrained(path)
+    models.tokenizer("all-minilm-l6-v2").save_pretrained(path)
+    return str(path)
+
+
+@needs_minilm
+@pytest.mark.parametrize("task", TASKS)
+def test_every_method_runs_on_a_users_model_and_its_file_gives_the_same_figures(task, folder, tmp_path):
+    module = TASKS[task]
+    problem = module.load(folder)
+    assert problem.headline == "perplexity"
+    seen = {}
+    for name, method in {**module.METHODS, **module.BASELINES}.items():
+        figures, model = module.evaluate(method, problem, Run(tmp_path / name, seed=0))
+        assert figures["perplexity"] > 1
+        (tmp_path / name / "model").mkdir(parents=True)
+        model.save(tmp_path / name / "model" / "model.safetensors")
+        again = model_change.ChangedModel.load(tmp_path / name / "model" / "model.safetensors")
+        assert model_change.quality(again.opened.model, problem.train) == pytest.approx(
+            {k: figures[k] for k in ("perplexity", "agreement")}
+        )
+        seen[name] = figures["perplexity"]
+    # a random model has no outlier features: the two int8 forms agree on it
+    same = {"llm-int8"} if "llm-int8" in seen else set()
+    values = [v for n, v in seen.items() if n not in same]
+    assert len(set(values)) == len(values), "two methods gave one and the same model"
+
+
+@needs_minilm
+def test_compressed_models_are_as_small_as_was_asked(folder, tmp_path):
+    problem = compress.load(folder, share=0.5)
+    blocks = 2 * (4 * 64 * 64 + 3 * 64 * 128)
+    for name, method in {**compress.METHODS, **compress.BASELINES}.items():
+        _, model = compress.evaluate(method, problem, Run(tmp_path, seed=0))
+        held = sum(p.numel() for n, p in model.opened.model.named_parameters() if "layers" in n and p.ndim == 2)
+        assert 0.4 * blocks < held <= 0.5 * blocks, name
+
+
+@needs_minilm
+def test_apply_writes_a_folder_that_measures_the_same(folder, tmp_path):
+    made = apply.apply("compress", "svd", tmp_path / "out", data=folder, settings=["share=0.6"])
+    first = (tmp_path / "out" / "predictions.csv").read_text()
+    again = apply.reuse("compress", tmp_path / "out", data=folder, out=tmp_path / "again")
+    assert again.read_text() == first
+    assert made["perplexity"] > 1
+
+
+@needs_minilm
+def test_compare_sorts_by_what_the_model_reads(folder, tmp_path):
+    lines, report = compare.compare(
+        "quantize", tmp_path, data=folder, methods=["nf4", "nf3"], seeds=1, settings=["rank=4"]
+    )
+    assert [line.status for line in lines] == ["ok", "ok"]
+    assert lines[0].mean("perplexity") <= lines[1].mean("perplexity")
+    assert "bytes saved to disk" in report.read_text()
+
+
+def test_the_fisher_of_an_encoder_is_that_of_telling_sentences_apart():
+    embeddings = torch.eye(3, requires_grad=True)
+    anchors = torch.eye(3)[None].expand(3, 3, 3)
+    losses = model_change._match(embeddings, anchors)
+    assert losses.shape == (3,)
+    assert float(losses.detach().max()) < 1e-6
+    wrong = model_change._match(torch.eye(3)[[1, 0, 2]], anchors)
+    assert (wrong[:2] > 10).all()
+    assert wrong[2] < 1e-6
+
+
+def test_options_are_listed_and_checked(tmp_path):
+    assert "share=0.8" in option_lines(compress)
+    for settings, message in ((["share=2"], "between 0 and 1"), (["shore=1"], "share"), (["share"], "name=value")):
+        with pytest.raises(UserError, match=message):
+            load_problem(compress, "all-minilm-l6-v2", None, settings)
+    (tmp_path / "empty.txt").write_text(" ")
+    for what, message in ((str(tmp_path), "config.json"), ("brick", "neither a bundled")):
+        with pytest.raises(UserError, match=message):
+            load_problem(quantize, what, None)
+    with pytest.raises(UserError, match="no columns"):
+        load_problem(quantize, "all-minilm-l6-v2", "label")
