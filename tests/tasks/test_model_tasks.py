@@ -8,7 +8,7 @@ from gramian.atlas import apply, compare
 from gramian.atlas.errors import UserError
 from gramian.atlas.find.tasks import load_problem, option_lines
 from gramian.lab import Run
-from gramian.tasks import compress, model_change, quantize
+from gramian.tasks import adapt, compress, model_change, quantize
 
 transformers = pytest.importorskip("transformers")
 needs_minilm = pytest.mark.skipif(not data.is_here("all_minilm_l6_v2"), reason="gramian data fetch all_minilm_l6_v2")
@@ -104,3 +104,51 @@ def test_options_are_listed_and_checked(tmp_path):
             load_problem(quantize, what, None)
     with pytest.raises(UserError, match="no columns"):
         load_problem(quantize, "all-minilm-l6-v2", "label")
+
+
+@needs_minilm
+def test_adapters_train_and_load_again(folder, tmp_path):
+    problem = adapt.load(folder, steps=2, rank=2)
+    trained = {}
+    for name, method in {**adapt.METHODS, **adapt.BASELINES}.items():
+        figures, model = adapt.evaluate(method, problem, Run(tmp_path / name, seed=0, show_progress=False))
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        model.save(tmp_path / name / "model.safetensors")
+        again = adapt.AdaptedModel.load(tmp_path / name / "model.safetensors")
+        now = model_change.quality_before(again.opened.model, problem.train)["perplexity"]
+        assert now == pytest.approx(figures["perplexity"], rel=1e-4), name
+        trained[name] = figures["trained"]
+    assert trained["nothing"] == 0
+    assert trained["lora"] == 4 * 2 * (64 + 64)
+    assert trained["lora-frozen-a"] == 4 * 2 * 64
+    assert trained["svfit"] == 4 * 64
+
+
+@needs_minilm
+def test_a_written_adapter_is_read_by_peft(folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    problem = adapt.load(folder, steps=2, rank=2)
+    _, model = adapt.evaluate(adapt.BASELINES["lora"], problem, Run(tmp_path, seed=0, show_progress=False))
+    (tmp_path / "out").mkdir()
+    model.save(tmp_path / "out" / "model.safetensors")
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    other = peft.PeftModel.from_pretrained(base, tmp_path / "out").eval()
+    ids = problem.train.evaluation[0]["input_ids"]
+    with torch.no_grad():
+        assert torch.allclose(other(ids).logits, model.opened.model(ids).logits, atol=1e-5)
+
+
+@needs_minilm
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"steps": 0}, "at least 1"), ({"rank": 0}, "at least 1"), ({"lr": -1.0}, "not negative")],
+)
+def test_options_out_of_range(options, message, folder):
+    with pytest.raises(ValueError, match=message):
+        adapt.load(folder, **options)
+
+
+@needs_minilm
+def test_only_language_models_are_adapted():
+    with pytest.raises(ValueError, match="not a causal language model"):
+        adapt.load("all-minilm-l6-v2")

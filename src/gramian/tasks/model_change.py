@@ -8,6 +8,7 @@ stay those of the model before.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -103,7 +104,9 @@ def load_subject(data: str, *, text: str = "", factory: str = "", tokens: int = 
         "parameters": parameters, "bytes": sum(p.nbytes for p in opened.model.parameters()),
         **{k: v for k, v in options.items() if v != ""},
     }  # fmt: skip
-    facts |= {f"{name} before": value for name, value in _quality(opened.model, subject).items() if name == headline}
+    facts |= {
+        f"{name} before": value for name, value in quality_before(opened.model, subject).items() if name == headline
+    }
     note = "Measured on inputs that no method sees: "
     note += f"{tokens} tokens, calibrated on as many others." if opened.reads == "text" else "every second one."
     return ModelProblem(opened.name, subject, None, subject, None, note, facts, headline, metrics)
@@ -147,10 +150,9 @@ def outputs(model: nn.Module, reads: str, batches: list[dict[str, Tensor]]) -> l
     return found
 
 
-def _quality(model: nn.Module, subject: Subject) -> dict[str, float]:
+def quality_before(model: nn.Module, subject: Subject) -> dict[str, float]:
+    """What can be said of a model without the one before: the perplexity, of a language model."""
     if subject.reads == "text":
-        import math
-
         batches = [b["input_ids"][0] for b in subject.evaluation]
         nats = [negative_log_likelihood(model, ids) * (len(ids) - 1) for ids in batches]
         mean = sum(nats) / sum(len(ids) - 1 for ids in batches)
@@ -160,7 +162,7 @@ def _quality(model: nn.Module, subject: Subject) -> dict[str, float]:
 
 def quality(model: nn.Module, subject: Subject) -> dict[str, float]:
     """The figures of quality of a changed model."""
-    figures = _quality(model, subject)
+    figures = quality_before(model, subject)
     now = outputs(model, subject.reads, subject.evaluation)
     if subject.reads != "text":
         pairs = [F.cosine_similarity(a, b, dim=-1) for a, b in zip(now, subject.reference, strict=True)]
