@@ -162,14 +162,24 @@ def _file(path: Path, factory: str | None) -> Opened:
     tensors = read_weights(path)
     if factory is None:
         return Opened(path.stem, Weights(tensors).eval(), "unknown", runs=False)
-    model = _function(factory)()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{factory} returned a {type(model).__name__}, not a torch module")
+    model = build(factory)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"the weights of {path} do not fit {factory}: {' '.join(str(error).split())[:300]}") from None
     return Opened(path.stem, model.eval(), "unknown")
+
+
+def build(factory: str) -> nn.Module:
+    """The network that ``package.module:function`` or ``file.py:function`` returns.
+
+    Raises:
+        ValueError: no such function, or it returned something else.
+    """
+    model = _function(factory)()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{factory} returned a {type(model).__name__}, not a torch module")
+    return model
 
 
 def _function(factory: str) -> Callable[[], nn.Module]:
