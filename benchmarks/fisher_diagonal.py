@@ -20,6 +20,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(384, CLASSES)
         with torch.no_grad():
             self.head.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+            self.head.bias.zero_()
         linear = {p for m in self.modules() if type(m) is nn.Linear for p in m.parameters()}
         for p in self.parameters():
             p.requires_grad_(p in linear)
@@ -87,8 +88,9 @@ def vmapped(**size):
 
 
 def backpack(**size):
+    """Gradients of single samples, squared: SumGradSquared takes seconds a sequence that has positions."""
     import backpack as package
-    from backpack.extensions import SumGradSquared
+    from backpack.extensions import BatchGrad
 
     model, ids, labels = problem(**size)
     for m in model.modules():
@@ -99,12 +101,12 @@ def backpack(**size):
     def run():
         total = {n: torch.zeros_like(p) for n, p in parameters.items()}
         for part in range(0, len(ids), 16):
-            with package.backpack(SumGradSquared()):
+            with package.backpack(BatchGrad()):
                 F.cross_entropy(model(ids[part : part + 16]), labels[part : part + 16], reduction="sum").backward()
             for n, p in parameters.items():
-                total[n] += p.sum_grad_squared
+                total[n] += p.grad_batch.square().sum(0)
                 p.grad = None
-                del p.sum_grad_squared
+                del p.grad_batch
         return {n: t / len(ids) for n, t in total.items()}
 
     return run
@@ -132,14 +134,15 @@ def curvlinops(matvecs=4, **size):
 
 
 def accuracy():
-    """Worst relative error of a parameter's diagonal, against the loop over sequences."""
+    """Relative error of the whole diagonal, against the loop over sequences."""
     size = {"sequences": 6, "length": 16}
     exact = loop(**size)()
     errors = {}
-    for name, prepare in (("gramian", ours), ("backpack", backpack), ("curvlinops, four products", curvlinops)):
+    for name, prepare in (("gramian", ours), ("backpack", backpack)):
         found = prepare(**size)()
-        worst = max(float((found[n] - e).norm() / e.norm()) for n, e in exact.items())
-        errors[f"{name}: worst relative error of a parameter's diagonal"] = worst
+        gap, size_of = (torch.cat([t.flatten() for t in ts]).norm() for ts in
+                        ([found[n] - e for n, e in exact.items()], exact.values()))  # fmt: skip
+        errors[f"{name}: relative error of the diagonal"] = float(gap / size_of)
     return errors
 
 
@@ -152,8 +155,8 @@ def benchmark():
             Contender("gramian", ours),
             Contender("loop over sequences", loop),
             Contender("torch.func: vmap(grad)", vmapped),
-            Contender("backpack: SumGradSquared", backpack, needs=("backpack",)),
-            Contender("curvlinops: Hutchinson, 4 products", curvlinops, needs=("curvlinops",)),
+            Contender("backpack: BatchGrad", backpack, needs=("backpack",)),
+            Contender("curvlinops: Hutchinson, 4 products", curvlinops, needs=("curvlinops", "einconv")),
         ),
         sizes={"full": {"sequences": 128, "length": 32}, "tiny": {"sequences": 4, "length": 8}},
         rounds=3,
