@@ -41,5 +41,5 @@ def test_what_cannot_be_converted_is_explained(setting, message):
 
 
 def test_an_experiment_without_options_says_so():
-    with pytest.raises(UserError, match="has no options"):
+    with pytest.raises(UserError, match="there are no options"):
         convert(lambda run: None, ["a=1"])

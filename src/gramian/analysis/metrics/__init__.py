@@ -1,0 +1,1 @@
+"""Figures of merit that scikit-learn does not have."""
