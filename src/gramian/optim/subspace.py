@@ -175,8 +175,8 @@ class SubspaceParametrization(nn.Module):
         ValueError: nothing trainable, parameters of several dtypes, running statistics, or a dimension out of range.
 
     >>> inside = SubspaceParametrization(nn.Linear(8, 4), dimension=5)
-    >>> [(n, tuple(p.shape)) for n, p in inside.named_parameters()]
-    [('coordinates', (5,))]
+    >>> {name: tuple(p.shape) for name, p in inside.named_parameters()}
+    {'coordinates': (5,)}
 
     Source: Li et al. (2018), equation 2.
     """
