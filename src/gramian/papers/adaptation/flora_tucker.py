@@ -35,8 +35,9 @@ CARD = Card(
     differs=(
         "The scale is applied everywhere; parts of the released code leave it out.",
         "The change of a convolution's weight is not formed: three small convolutions do its work.",
-        "Found here: on turned digits the two kinds do not differ beyond the spread of seeds; with the whole head "
-        "trained, adapters on the convolutions add nothing to it.",
+        "Found here: on turned digits the Tucker form was ahead of LoRA on the flattened kernel in one setting of four "
+        "and behind or level in three; the seeds' ranges overlap. With the whole head trained, adapters on the "
+        "convolutions add nothing to it.",
         "Embeddings, for which the released code adds one shared vector, are not adapted.",
     ),
     data=("efficientnet_lite0",),
@@ -201,20 +202,18 @@ def turned_digits(run: Run, seeds: int = 4, steps: int = 120) -> None:
     run.table("turned digits", rows, f"test accuracy after {steps} steps, {seeds} seeds; the head has LoRA of rank 4")
     tuned, flat, head = rows
     run.check("numbers trained, Tucker over flattened", tuned["numbers"] / flat["numbers"], between=(0.9, 1.0))
-    gain = tuned["turned digits"] - flat["turned digits"]
-    run.check(f"accuracy on turned digits, Tucker above the flattened kernel ({seeds} seeds)", gain, above=-0.01,
-              paper="better on every task; not reproduced here")  # fmt: skip
     early = "first 50 steps' loss"
     run.check("mean loss of the first 50 steps, Tucker over the head's adapter alone", tuned[early] / head[early],
-              below=0.85)  # fmt: skip
+              below=0.85, paper="better accuracy than LoRA on every task; not reproduced here")  # fmt: skip
     _plot_losses(run, scores)
     run.text(
         "Turned digits",
         f"With {tuned['numbers']} numbers on two convolutions the Tucker form reads {tuned['turned digits']:.3f} of "
         f"the turned digits, LoRA on the flattened kernel {flat['turned digits']:.3f} with {flat['numbers']}, the "
         f"head's adapter alone {head['turned digits']:.3f}. The seeds' ranges overlap, and in the first 50 steps "
-        f"the flattened kernel's loss is {flat[early]:.2f} to the core's {tuned[early]:.2f}: this shows that the core "
-        "does no worse, not that it does better.",
+        f"the flattened kernel's loss is {flat[early]:.2f} to the core's {tuned[early]:.2f}. Which of the two is ahead "
+        "depends on the setting (in two others tried, a frozen head and half the learning rate, the flattened kernel "
+        "was): no ranking is claimed.",
     )
 
 

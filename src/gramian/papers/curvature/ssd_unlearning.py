@@ -133,7 +133,7 @@ def forgets_a_class(run: Run, seeds: int = 8, steps: int = 350) -> None:
         "What is seen",
         f"With the empirical Fisher and α = 3 accuracy on threes falls from {mean['forgotten before']:.2f} to "
         f"{mean['forgotten, paper']:.2f} on average; {len(failed)} of {seeds} networks still read most threes: "
-        "presumably a few badly fitted samples of other classes hold most of the empirical Fisher matrix, which fades as "
+        "presumably a few badly fitted samples of other classes hold most of the empirical Fisher matrix, which fades as "  # noqa: E501
         f"the network fits its labels. The true Fisher matrix does not, and with it {mean['forgotten, steady']:.2f} is "
         f"left, while the rest goes from {mean['retained before']:.3f} to {mean['retained, steady']:.3f}. Low "
         f"thresholds damage the rest; from α = {ratio:.1f} on nothing is selected, so that the paper's default of 10 "

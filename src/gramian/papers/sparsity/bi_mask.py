@@ -40,7 +40,7 @@ CARD = Card(
         "The transposable mask is the best one by magnitudes (for groups of up to 4), a stronger baseline than the "
         "fixed pattern in the released code.",
         "Convolutions use torch's kernels for their gradients, not unfolded patches.",
-        "The order of the rows is kept in the state dict, so that a resumed training goes on with the same masks.",
+        "The order of the rows is kept in the state dict; a resumed training draws a new one at its next interval.",
     ),
 )
 
