@@ -223,7 +223,7 @@ def attach_tucker(
 
     >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8, 4))
     >>> attach_tucker(net, "*", lambda name, shape: [min(2, side) for side in shape]).num_trained
-    71
+    65
     """
     source = fresh_generator(generator)
 
