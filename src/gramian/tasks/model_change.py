@@ -108,7 +108,11 @@ def load_subject(data: str, *, text: str = "", factory: str = "", tokens: int = 
         f"{name} before": value for name, value in quality_before(opened.model, subject).items() if name == headline
     }
     note = "Measured on inputs that no method sees: "
-    note += f"{tokens} tokens, calibrated on as many others." if opened.reads == "text" else "every second one."
+    if opened.reads == "text":
+        measured = sum(b["input_ids"].numel() for b in new)  # fewer than asked for where the text is short
+        note += f"{measured} tokens, calibrated on as many others."
+    else:
+        note += "every second one."
     return ModelProblem(opened.name, subject, None, subject, None, note, facts, headline, metrics)
 
 
