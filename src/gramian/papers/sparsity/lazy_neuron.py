@@ -38,7 +38,12 @@ CARD = Card(
     ),
     use="model = TinyViT((8, 8), (1, 8), neurons=512, k=16)\nnonzero_share(model, [images])",
     reach="T5 and ViT-B/16 with 3.0% and 6.3% non-zeros: a ViT of two blocks on digits, whose share falls by a third",
-    differs=("Top-k is applied from the start and at every token, in training and in evaluation alike.",),
+    differs=(
+        "Top-k is applied from the start and at every token, in training and in evaluation alike.",
+        "Found here: what Top-16 of 128 costs depends on the seed: nothing with seed 0, .025 of the accuracy with "
+        "seed 1, more than the .02 that is checked. The shares fall with both seeds, and the wider layer's further, "
+        "but to .22 and more, far from the paper's 6%.",
+    ),
 )
 
 Case = tuple[int, int | None, str]
@@ -192,7 +197,8 @@ def sparsity_emerges(run: Run, steps: int) -> None:
     drop = at[128, None, "right"]["test accuracy"] - at[128, 16, "right"]["test accuracy"]
     run.check("Top-16 of 128: accuracy lost", drop, below=0.02, paper="on par with the dense network")
     run.check("Top-16 of 128: test accuracy", at[128, 16, "right"]["test accuracy"], above=0.9)
-    run.check("Top-16 of 128: largest share of non-zeros", at[128, 16, "right"]["first layer, after"], below=0.125)
+    share = round(at[128, 16, "right"]["first layer, after"], 9)  # one minus a mean: exact but for the last digits
+    run.check("Top-16 of 128: largest share of non-zeros", share, below=0.125)
     plain, top = at[128, None, "30% random"], at[128, 16, "30% random"]
     run.text(
         "label noise",
