@@ -8,24 +8,28 @@ training samples ``x`` and labels ``y``. ``--set forget=3`` names the class.
 from __future__ import annotations
 
 import copy
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pandas
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from gramian.lab import Run
-from gramian.models.opening import build, open_model
-from gramian.optim.fit import fit
+from gramian.models.opening import build
 from gramian.surgery import unlearn
 from gramian.surgery.adapters import transfer
+from gramian.tasks.classifier import (
+    DIGITS,
+    ChangedClassifier,
+    batches,
+    checked_accuracy,
+    open_classifier,
+    read_samples,
+    train,
+)
 from gramian.tasks.contract import Method, Problem, hold_out
 
 TITLE = "Forget a class"
@@ -45,7 +49,8 @@ class Classifier:
         x, y: training samples and labels.
         held_x, held_y: others, to measure on.
         forget: the class to be forgotten.
-        factory: what builds the network; empty for the digits' own.
+        factory: what builds the network.
+        steps: of a whole training.
     """
 
     model: nn.Module
@@ -55,11 +60,13 @@ class Classifier:
     held_y: Tensor
     forget: int
     factory: str
+    steps: int = _STEPS
 
     def fresh(self, seed: int) -> nn.Module:
         """The network before training."""
-        torch.manual_seed(seed)
-        return build(self.factory) if self.factory else transfer.mlp(seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # a user's function draws from torch's own state
+            return build(self.factory)
 
     def part(self, forget: bool) -> tuple[Tensor, Tensor]:
         """The training samples of the class to forget, or all others."""
@@ -82,20 +89,22 @@ def load(
     Raises:
         ValueError: a class that is not there or is all there is, samples that do not fit the network.
     """
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be at least 1")
     if target is not None:
         raise ValueError(f"target={target!r}: the labels stand in the samples' file, as y")
     if data == DEFAULT:
         found = transfer.load_digits()
         x, y, held_x, held_y = found.train, found.train_labels, found.test, found.test_labels
         model: nn.Module = transfer.mlp(0)
-        transfer.train(model, x, y, steps=steps, lr=_LR, seed=0)
+        factory = DIGITS
+        train(model, x, y, steps=steps, lr=_LR, seed=0)
         name = "digits"
     else:
-        if not factory or not samples:
+        if not samples:
             raise ValueError("a classifier of yours needs --set factory=FILE.py:FUNCTION and --set samples=FILE.npz")
-        opened = open_model(data, factory)
-        model, name = opened.model, opened.name
-        x, y = _samples(Path(samples))
+        model, name = open_classifier(data, factory)
+        x, y = read_samples(Path(samples))
         known, new = hold_out(y.numpy(), 0.25)
         x, y, held_x, held_y = x[known], y[known], x[new], y[new]
     present = sorted(set(y.tolist()))
@@ -103,11 +112,9 @@ def load(
         raise ValueError(f"forget={forget} is not among the labels {', '.join(map(str, present[:20]))}")
     if len(present) == 1:
         raise ValueError(f"forget={forget} is the whole data: nothing would be left")
-    subject = Classifier(model.eval(), x, y, held_x, held_y, forget, factory)
-    try:
-        before = _figures(model, subject)
-    except (RuntimeError, IndexError) as error:
-        raise ValueError(f"the network does not take the samples: {str(error).splitlines()[0]}") from None
+    subject = Classifier(model.eval(), x, y, held_x, held_y, forget, factory, steps)
+    checked_accuracy(model, held_x, held_y)
+    before = _figures(model, subject)
     facts = {
         "samples": len(y),
         "of them to forget": int((y == forget).sum()),
@@ -119,19 +126,6 @@ def load(
     return Problem(name, subject, None, subject, None, note, facts)
 
 
-def _samples(path: Path) -> tuple[Tensor, Tensor]:
-    try:
-        with numpy.load(path, allow_pickle=False) as file:
-            x, y = file["x"], file["y"]
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not an .npz file with arrays x and y: {error}") from None
-    if len(x) != len(y) or y.ndim != 1 or not numpy.issubdtype(y.dtype, numpy.integer):
-        raise ValueError(f"{path}: x has {len(x)} samples, y has shape {y.shape} of {y.dtype}; one whole number each")
-    if not numpy.isfinite(x).all():
-        raise ValueError(f"{path}: x holds NaN or infinity")
-    return torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y.astype(numpy.int64))
-
-
 def _figures(model: nn.Module, subject: Classifier) -> dict[str, float]:
     own = subject.held_y == subject.forget
     if not bool(own.any()) or bool(own.all()):
@@ -141,24 +135,6 @@ def _figures(model: nn.Module, subject: Classifier) -> dict[str, float]:
     forgotten = transfer.accuracy(model, subject.held_x[own], subject.held_y[own])
     retained = transfer.accuracy(model, subject.held_x[~own], subject.held_y[~own])
     return {"balance": retained - forgotten, "forgotten": forgotten, "retained": retained}
-
-
-class ChangedClassifier:
-    """A classifier that has forgotten; saved as its weights and what builds it."""
-
-    def __init__(self, model: nn.Module, factory: str) -> None:
-        self.model, self.factory = model, factory
-
-    def save(self, path: Path) -> None:
-        save_model(self.model, str(path))
-        Path(path).with_suffix(".build.json").write_text(json.dumps({"factory": self.factory}), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> ChangedClassifier:
-        factory = json.loads(Path(path).with_suffix(".build.json").read_text(encoding="utf-8"))["factory"]
-        model = build(factory) if factory else transfer.mlp(0)
-        load_model(model, str(path))
-        return cls(model.eval(), factory)
 
 
 def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, float], ChangedClassifier]:
@@ -187,35 +163,24 @@ def predict(model: ChangedClassifier, problem: Problem) -> pandas.DataFrame:
 def _dampen(source: str, alpha: Any, quantile: float) -> Any:
     def forget(model: nn.Module, subject: Classifier) -> nn.Module:
         generator = {"generator": torch.Generator().manual_seed(0)} if source == "mc" else {}
-        full = unlearn.total_fisher(model, _batches(subject.x, subject.y), source=source, **generator)
-        part = unlearn.total_fisher(model, _batches(*subject.part(forget=True)), source=source, **generator)
+        full = unlearn.total_fisher(model, batches(subject.x, subject.y), source=source, **generator)
+        part = unlearn.total_fisher(model, batches(*subject.part(forget=True)), source=source, **generator)
         unlearn.ssd(model, part, full, alpha, 1.0, quantile=quantile)
         return model
 
     return lambda seed: forget
 
 
-def _batches(x: Tensor, y: Tensor, size: int = 512) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(x.split(size), y.split(size), strict=True))
-
-
-def _train(model: nn.Module, x: Tensor, y: Tensor, seed: int, steps: int, lr: float) -> nn.Module:
-    def loss(run: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(run(inputs), labels)
-
-    fit(
-        model, [x, y], loss, steps=steps, batch_size=64, lr=lr,
-        generator=torch.Generator().manual_seed(seed), show_progress=False,
-    )  # fmt: skip
-    return model.eval()
-
-
 def _retrain(seed: int) -> Any:
-    return lambda model, subject: _train(subject.fresh(seed), *subject.part(forget=False), seed, _STEPS, _LR)
+    return lambda model, subject: train(
+        subject.fresh(seed), *subject.part(forget=False), seed=seed, steps=subject.steps, lr=_LR
+    )
 
 
 def _finetune(seed: int) -> Any:
-    return lambda model, subject: _train(model, *subject.part(forget=False), seed, _STEPS // 4, _LR / 2)
+    return lambda model, subject: train(
+        model, *subject.part(forget=False), seed=seed, steps=max(1, subject.steps // 4), lr=_LR / 2
+    )
 
 
 METHODS = {
