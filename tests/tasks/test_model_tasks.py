@@ -8,11 +8,11 @@ from gramian.atlas import apply, compare
 from gramian.atlas.errors import UserError
 from gramian.atlas.find.tasks import load_problem, option_lines
 from gramian.lab import Run
-from gramian.tasks import adapt, compress, model_change, quantize
+from gramian.tasks import adapt, compress, model_change, prune, quantize
 
 transformers = pytest.importorskip("transformers")
 needs_minilm = pytest.mark.skipif(not data.is_here("all_minilm_l6_v2"), reason="gramian data fetch all_minilm_l6_v2")
-TASKS = {"compress": compress, "quantize": quantize}
+TASKS = {"compress": compress, "quantize": quantize, "prune": prune}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_every_method_runs_on_a_users_model_and_its_file_gives_the_same_figures(
         )
         seen[name] = figures["perplexity"]
     # a random model has no outlier features: the two int8 forms agree on it
-    same = {"llm-int8"} if "llm-int8" in seen else set()
+    same = {"llm-int8"} & set(seen)
     values = [v for n, v in seen.items() if n not in same]
     assert len(set(values)) == len(values), "two methods gave one and the same model"
 
@@ -61,6 +61,32 @@ def test_compressed_models_are_as_small_as_was_asked(folder, tmp_path):
         _, model = compress.evaluate(method, problem, Run(tmp_path, seed=0))
         held = sum(p.numel() for n, p in model.opened.model.named_parameters() if "layers" in n and p.ndim == 2)
         assert 0.4 * blocks < held <= 0.5 * blocks, name
+
+
+@needs_minilm
+def test_pruned_models_skip_what_was_asked(folder, tmp_path):
+    problem = prune.load(folder, share=0.4)
+    assert problem.metrics["skipped"] == "higher"
+    gates = 2 / 3 * (3 * 64 * 128) / (4 * 64 * 64 + 3 * 64 * 128)
+    want = {"two-of-four": 0.5, "chess": 0.4 * gates, "cats": 0.4 * gates}
+    kept = {}
+    for name, method in {**prune.METHODS, **prune.BASELINES}.items():
+        figures, model = prune.evaluate(method, problem, Run(tmp_path, seed=0))
+        assert figures["skipped"] == pytest.approx(want.get(name, 0.4), abs=0.02), name
+        kept[name] = dict(model.opened.model.named_parameters())["model.layers.0.self_attn.q_proj.weight"].detach()
+    start = dict(problem.train.open().model.named_parameters())["model.layers.0.self_attn.q_proj.weight"].detach()
+    assert not torch.equal(kept["obs"][kept["obs"] != 0], start[kept["obs"] != 0]), "the weights that stay are moved"
+    for name in ("magnitude", "magnitude-global", "lamp", "fisher", "two-of-four"):
+        stays = kept[name] != 0
+        assert torch.equal(kept[name][stays], start[stays]), name
+    assert torch.equal(kept["chess"], start), "gates are closed, not weights removed"
+
+
+@needs_minilm
+def test_an_encoder_has_no_gates_to_close(tmp_path):
+    problem = prune.load("all-minilm-l6-v2", share=0.5)
+    with pytest.raises(ValueError, match="no gated feed-forward"):
+        prune.evaluate(prune.METHODS["chess"], problem, Run(tmp_path, seed=0))
 
 
 @needs_minilm

@@ -24,6 +24,8 @@ from gramian.models.opening import Opened, open_model
 from gramian.nn.low_rank import LowRankLinear
 from gramian.nn.quantized.int8 import Int8Linear
 from gramian.nn.quantized.packed import QuantizedLinear
+from gramian.nn.sparse.gated import SparseGatedMLP
+from gramian.surgery.activation_sparsity import gated_mlps
 
 CHANGE, WEIGHTS = "change.json", "model.safetensors"
 _VERSION = 1
@@ -44,15 +46,23 @@ def _packed(layer: QuantizedLinear) -> dict[str, Any]:
     return {**shape, "rank": layer.rank, "fmt": asdict(layer.fmt)}
 
 
+def _gated(layer: SparseGatedMLP) -> dict[str, Any]:
+    return {"neurons": len(layer.thresholds)}
+
+
 _LAYERS: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     LowRankLinear: ("low-rank", _low_rank),
     Int8Linear: ("int8", _int8),
     QuantizedLinear: ("packed", _packed),
+    SparseGatedMLP: ("gated", _gated),
 }
 
 
-def _make(kind: str, said: dict[str, Any], bias: bool) -> nn.Module:
+def _make(model: nn.Module, name: str, kind: str, said: dict[str, Any], bias: bool) -> nn.Module:
     said = dict(said)
+    if kind == "gated":
+        parts = gated_mlps(model)[name]
+        return SparseGatedMLP(parts.gate, parts.up, parts.down, parts.activation, torch.zeros(said["neurons"]))
     if kind == "low-rank":
         return LowRankLinear(**said, bias=bias)
     if kind == "int8":
@@ -64,7 +74,7 @@ def _make(kind: str, said: dict[str, Any], bias: bool) -> nn.Module:
 
 
 def changed_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of a model that are not plain torch ones but low rank or quantized, by name."""
+    """The layers of a model that are not plain torch ones but low rank, quantized or gated, by name."""
     return {name: m for name, m in model.named_modules() if type(m) in _LAYERS}
 
 
@@ -98,10 +108,10 @@ def save_changed(opened: Opened, folder: Path) -> int:
         )
     if layers or "bundled" in base:
         save_model(model, str(folder / WEIGHTS))
-    described = {
-        name: {"kind": _LAYERS[type(m)][0], "bias": m.bias is not None, **{"with": _LAYERS[type(m)][1](m)}}
-        for name, m in layers.items()
-    }
+    described = {}
+    for name, layer in layers.items():
+        kind, say = _LAYERS[type(layer)]
+        described[name] = {"kind": kind, "bias": getattr(layer, "bias", None) is not None, "with": say(layer)}
     record = {"version": _VERSION, "name": opened.name, "reads": opened.reads, **base, "layers": described}
     (folder / CHANGE).write_text(json.dumps(record, indent=1), encoding="utf-8")
     return sum(f.stat().st_size for f in folder.glob("*.safetensors"))
@@ -129,7 +139,7 @@ def load_changed(folder: Path) -> Opened:
     model, words = _empty(record, Path(folder))
     for name, said in record["layers"].items():
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, _make(said["kind"], said["with"], said["bias"]))
+        setattr(model.get_submodule(parent), last, _make(model, name, said["kind"], said["with"], said["bias"]))
     try:
         load_model(model, str(Path(folder) / WEIGHTS))
     except Exception as error:

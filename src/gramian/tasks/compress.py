@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from gramian.models.opening import Opened
 from gramian.surgery import factorize, welore
 from gramian.tasks.contract import Method
-from gramian.tasks.model_change import ModelProblem, Subject, changing, evaluate, fisher_of, load_subject, predict
+from gramian.tasks.model_change import (
+    ModelProblem,
+    Subject,
+    changing,
+    evaluate,
+    fisher_of,
+    linear_in_blocks,
+    load_subject,
+    predict,
+)
 
 __all__ = ["BASELINES", "COST", "DEFAULT", "HEADLINE", "METHODS", "METRICS", "TITLE", "evaluate", "load", "predict"]
 
@@ -47,21 +54,21 @@ def load(
 
 
 def _fwsvd(opened: Opened, subject: Subject, seed: int) -> None:
-    fisher = fisher_of(opened, subject, subject.layers)
-    linear = _linear(opened.model, subject)
+    fisher = {n: v.detach() for n, v in fisher_of(opened, subject, subject.layers).value().items()}
+    linear = linear_in_blocks(opened.model, subject)
     ranks = factorize.spread_ranks(opened.model, subject.options["share"], linear, fisher=fisher)
     factorize.fwsvd(opened.model, fisher, list(ranks), ranks=ranks)
 
 
 def _svd_spread(opened: Opened, subject: Subject, seed: int) -> None:
-    linear = _linear(opened.model, subject)
+    linear = linear_in_blocks(opened.model, subject)
     ranks = factorize.spread_ranks(opened.model, subject.options["share"], linear)
     factorize.factorize(opened.model, list(ranks), ranks=ranks)
 
 
 def _svd_uniform(opened: Opened, subject: Subject, seed: int) -> None:
     ranks = {}
-    for name in _linear(opened.model, subject):
+    for name in linear_in_blocks(opened.model, subject):
         weight = opened.model.get_submodule(name).weight
         ranks[name] = max(1, int(subject.options["share"] * weight.numel() / sum(weight.shape)))  # type: ignore[arg-type]
     factorize.factorize(opened.model, list(ranks), ranks=ranks)
@@ -69,7 +76,7 @@ def _svd_uniform(opened: Opened, subject: Subject, seed: int) -> None:
 
 def _welore(opened: Opened, subject: Subject, seed: int) -> None:
     """The least reduction of rank that reaches the share, by bisection: WeLore's own target counts ranks."""
-    linear = _linear(opened.model, subject)
+    linear = linear_in_blocks(opened.model, subject)
     spectra = welore.spectra_of(opened.model, linear)
     shapes = {n: tuple(opened.model.get_submodule(n).weight.shape) for n in spectra}  # type: ignore[union-attr]
     whole = sum(a * b for a, b in shapes.values())
@@ -90,15 +97,6 @@ def _welore(opened: Opened, subject: Subject, seed: int) -> None:
     if best is None:
         raise ValueError(f"share={subject.options['share']} cannot be reached by dropping ranks; ask for more")
     welore.apply_plan(opened.model, best, everything=True, freeze=False)
-
-
-def _linear(model: nn.Module, subject: Subject) -> list[str]:
-    from fnmatch import fnmatchcase
-
-    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and fnmatchcase(n, subject.layers)]
-    if not found:
-        raise ValueError("the model has no linear layer inside its blocks to write as two factors")
-    return found
 
 
 def _method(change: Any, summary: str, paper: str | None = None) -> Method:

@@ -12,9 +12,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas
 import torch
@@ -114,6 +115,18 @@ def load_subject(data: str, *, text: str = "", factory: str = "", tokens: int = 
     else:
         note += "every second one."
     return ModelProblem(opened.name, subject, None, subject, None, note, facts, headline, metrics)
+
+
+def linear_in_blocks(model: nn.Module, subject: Subject) -> list[str]:
+    """The linear layers inside the blocks, by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and fnmatchcase(n, subject.layers)]
+    if not found:
+        raise ValueError("the model has no linear layer inside its blocks")
+    return found
 
 
 def _text_batches(opened: Opened, text: str, tokens: int) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
@@ -227,33 +240,36 @@ def predict(model: ChangedModel, problem: Problem) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def fisher_of(opened: Opened, subject: Subject, patterns: str) -> dict[str, Tensor]:
-    """The diagonal of the Fisher matrix of the matching weights, on the calibration inputs.
+def fisher_of(
+    opened: Opened, subject: Subject, patterns: str | tuple[str, ...], kind: Literal["diag", "window"] = "diag",
+    piece: int = 64,
+) -> FisherAccumulator:  # fmt: skip
+    """The Fisher matrix of the matching weights on the calibration inputs: its diagonal, or a window of gradients.
 
-    A language model's is the empirical one over pieces of 64 tokens; a classifier's has labels drawn from its own
+    A language model's is the empirical one over pieces of `piece` tokens; a classifier's has labels drawn from its own
     prediction; an encoder's takes each sentence's match with itself among the batch as its label.
     """
     model = opened.model
-    params = f"{patterns}weight" if patterns.endswith("*") else patterns
+    params = f"{patterns}weight" if isinstance(patterns, str) and patterns.endswith("*") else patterns
     if subject.reads == "text":
         ids = torch.cat([b["input_ids"][0] for b in subject.calibration])
-        size = min(64, len(ids))
+        size = min(piece, len(ids))
         pieces = ids[: len(ids) // size * size].view(-1, size)
         following = F.pad(pieces[:, 1:], (0, 1), value=IGNORED)
-        fisher = FisherAccumulator(model, params=params)
+        fisher = FisherAccumulator(model, kind, params=params)
         for x, y in zip(pieces.split(8), following.split(8), strict=True):
             fisher.update(x, y)
     elif subject.reads == "images":
-        fisher = FisherAccumulator(model, source="mc", params=params, generator=torch.Generator().manual_seed(0))
+        fisher = FisherAccumulator(model, kind, "mc", params=params, generator=torch.Generator().manual_seed(0))
         for batch in subject.calibration:
             fisher.update(batch["x"])
     else:
-        fisher = FisherAccumulator(model, params=params, loss=_match, forward=lambda m, batch: _embedded(m, batch))
+        fisher = FisherAccumulator(model, kind, params=params, loss=_match, forward=_embedded)
         with torch.no_grad():
             anchors = [F.normalize(_embedded(model, b), dim=-1) for b in subject.calibration]
         for batch, anchor in zip(subject.calibration, anchors, strict=True):
             fisher.update(batch, anchor.unsqueeze(0).expand(len(anchor), -1, -1))
-    return {name: value.detach() for name, value in fisher.value().items()}
+    return fisher
 
 
 def _embedded(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
