@@ -1,0 +1,1 @@
+"""What training minimises: losses, regularizers, and the targets that a text makes for itself."""
