@@ -105,7 +105,8 @@ def test_compare_sorts_by_what_the_model_reads(folder, tmp_path):
     )
     assert [line.status for line in lines] == ["ok", "ok"]
     assert lines[0].mean("perplexity") <= lines[1].mean("perplexity")
-    assert "bytes saved to disk" in report.read_text()
+    assert "MiB saved to disk" in report.read_text()
+    assert "the model before" in report.read_text()
 
 
 def test_the_fisher_of_an_encoder_is_that_of_telling_sentences_apart():

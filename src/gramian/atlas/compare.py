@@ -172,7 +172,7 @@ def _write(module: Any, problem: Any, lines: list[Line], folder: Path, seeds: in
     svg = ""
     if any(line.seeds for line in lines):
         with figures.style():
-            figure = _picture(headline, metrics[headline], lines, getattr(module, "COST", "seconds"))
+            figure = _picture(headline, metrics[headline], lines, getattr(module, "COST", "seconds"), problem.facts)
             figures.save(figure, folder, "compare", salt=record["task"])
         svg = Markup((folder / "compare.svg").read_text(encoding="utf-8"))
     columns, rows = table_rows(metrics, lines)
@@ -193,24 +193,38 @@ def _write(module: Any, problem: Any, lines: list[Line], folder: Path, seeds: in
     return folder / "report.html"
 
 
-def _picture(headline: str, better: str, lines: list[Line], cost: str) -> Any:
-    """Quality against what it costs (seconds, or bytes where those are the point); papers filled, baselines hollow."""
+def _picture(headline: str, better: str, lines: list[Line], cost: str, before: dict[str, Any]) -> Any:
+    """Quality against what it costs (seconds, or bytes where those are the point); papers filled, baselines hollow.
+
+    Args:
+        before: the problem's facts; with ``bytes`` and the headline's figure before, the unchanged model is drawn too.
+    """
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.2, 4.2))
+    unit = 2**20 if cost == "bytes" else 1
     for i, line in enumerate(a for a in lines if a.seeds):
         quality = line.mean(headline) or 0.0
         spent = line.mean("bytes") if cost == "bytes" else (line.mean("fit_s") or 0.0) + (line.mean("predict_s") or 0.0)
         colour = f"C{i % 8}"
         label = line.method if line.paper else f"{line.method} (baseline)"
         axes.errorbar(
-            spent, quality, yerr=line.spread(headline), fmt="o", markersize=9, capsize=3, color=colour,
+            (spent or 0.0) / unit, quality, yerr=line.spread(headline), fmt="o", markersize=9, capsize=3, color=colour,
             markerfacecolor=colour if line.paper else "none", markeredgewidth=2, label=label,
         )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xlabel("bytes saved to disk" if cost == "bytes" else "seconds to fit and predict")
-    axes.set_ylabel(f"{headline} ({better} is better)")
     values = [v for line in lines if (v := line.mean(headline)) is not None]
+    if cost == "bytes":
+        at, whole = before.get(f"{headline} before"), before.get("bytes", 0)
+        largest = max(line.mean("bytes") or 0.0 for line in lines if line.seeds)
+        if at is not None and 0 < whole < 20 * largest:  # beside adapters the whole model is not shown
+            axes.plot(whole / unit, at, "*", markersize=13, color="C7", label="the model before")
+            values.append(at)
+            largest = max(largest, whole)
+        axes.set_xlim(0, 1.1 * largest / unit)
+    else:
+        axes.set_xscale("log")
+    axes.set_xlabel("MiB saved to disk" if cost == "bytes" else "seconds to fit and predict")
+    axes.set_ylabel(f"{headline} ({better} is better)")
     if min(values) > 0 and max(values) > 50 * min(values):
         axes.set_yscale("log")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)

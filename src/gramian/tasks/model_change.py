@@ -108,6 +108,8 @@ def load_subject(data: str, *, text: str = "", factory: str = "", tokens: int = 
     facts |= {
         f"{name} before": value for name, value in quality_before(opened.model, subject).items() if name == headline
     }
+    if headline == "cosine":
+        facts["cosine before"] = 1.0  # with itself
     note = "Measured on inputs that no method sees: "
     if opened.reads == "text":
         measured = sum(b["input_ids"].numel() for b in new)  # fewer than asked for where the text is short
