@@ -1,0 +1,1 @@
+"""Parametrizations by width and depth: starts, multipliers and rates that keep their meaning as a model grows."""

@@ -1,0 +1,1 @@
+"""Papers about neural collapse: features that fall on their class means."""

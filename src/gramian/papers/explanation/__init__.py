@@ -1,0 +1,1 @@
+"""Explanation: what in an input made the answer."""

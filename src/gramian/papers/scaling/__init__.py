@@ -1,0 +1,1 @@
+"""Papers on what becomes of networks as they grow wide and deep."""
