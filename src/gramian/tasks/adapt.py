@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from gramian.lab import Run
 from gramian.models.example_inputs import read_text, token_ids
@@ -130,7 +129,7 @@ def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, floa
     if trained:
         windows = torch.cat([b["input_ids"] for b in subject.calibration])
         fit(
-            opened.model, windows, _next_token, steps=subject.options["steps"], batch_size=4,
+            opened.model, windows, model_change.next_token, steps=subject.options["steps"], batch_size=4,
             lr=subject.options.get("lr") or lr, schedule="cosine", clip=1.0, what="adapting",
             generator=torch.Generator().manual_seed(run.seed), show_progress=run.show_progress,
         )  # fmt: skip
@@ -140,12 +139,6 @@ def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, floa
     quality = model_change.quality_before(opened.model, subject)
     figures = {"fit_s": fit_s, "predict_s": time.perf_counter() - started, **quality, "trained": float(trained)}
     return figures, AdaptedModel(opened, subject.what, kind)
-
-
-def _next_token(model: nn.Module, ids: Tensor) -> Tensor:
-    output = model(ids)
-    logits = output if isinstance(output, Tensor) else output.logits
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
 
 def _names(model: nn.Module) -> list[str]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from gramian.optim.fit import fit
 from gramian.surgery.adapters import transfer
 from gramian.tasks import classifier
 from gramian.tasks.contract import hold_out
-from gramian.tasks.model_change import ChangedModel
+from gramian.tasks.model_change import ChangedModel, next_token
 
 State = Mapping[str, Tensor]
 _WINDOW = 128
@@ -173,7 +173,7 @@ def language_halves(name: str, steps: int, tries: int) -> Parts:
         train, choose, measure = windows[:-6], windows[-6:-3], windows[-3:]
         opened.model.load_state_dict(dict(start))
         fit(
-            opened.model, [train], _next_token, steps=steps, batch_size=4, lr=5e-5, clip=1.0, what="training",
+            opened.model, [train], next_token, steps=steps, batch_size=4, lr=5e-5, clip=1.0, what="training",
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
         experts.append(_held(opened.model))
@@ -215,8 +215,3 @@ def _unlike(names: list[str]) -> list[str]:
     """Names that differ: numbered where they do not, or would be mistaken for another figure."""
     taken = len(set(names)) < len(names) or {"mean", "worst"} & set(names)
     return [f"{i + 1} {n}" for i, n in enumerate(names)] if taken else names
-
-
-def _next_token(model: nn.Module, ids: Tensor) -> Tensor:
-    logits: Any = model(ids).logits
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())

@@ -274,6 +274,13 @@ def fisher_of(
     return fisher
 
 
+def next_token(model: nn.Module, ids: Tensor) -> Tensor:
+    """The mean cross-entropy of each next token, of windows of token numbers."""
+    output = model(ids)
+    logits = output if isinstance(output, Tensor) else output.logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
 def _embedded(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     mask = batch["attention_mask"].unsqueeze(-1)
     return (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)

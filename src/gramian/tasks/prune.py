@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from gramian.lab import Run
 from gramian.linalg.factor.sparse_nm import nm_mask
-from gramian.linalg.factor.window import WindowInverse
 from gramian.models.opening import Opened
 from gramian.nn.sparse.gated import SparseGatedMLP
 from gramian.surgery import activation_sparsity
-from gramian.surgery.prune import iterative, scores
+from gramian.surgery.prune import iterative, obs, scores
 from gramian.tasks import model_change
 from gramian.tasks.contract import Method, Problem
 from gramian.tasks.model_change import (
@@ -122,23 +121,18 @@ def _surgeon(opened: Opened, subject: Subject, seed: int) -> None:
     """Block by block: the window's inverse Fisher matrix says what goes, and how the others move."""
     blocks: dict[str, list[str]] = {}
     for name in _weights(opened, subject):
-        number = re.search(r"\.(\d+)\.", name)
-        blocks.setdefault(number.group(1) if number else "", []).append(name)
-    weights = dict(opened.model.named_parameters())
-    for names in blocks.values():
-        rows = fisher_of(opened, subject, tuple(names), "window", _PIECE).value()
-        flat = torch.cat([weights[n].detach().flatten() for n in names])
+        number = re.match(r"(.*?\.\d+\.)", name)
+        blocks.setdefault(f"{number.group(1)}*weight" if number else name, []).append(name)
+    for pattern, names in blocks.items():
+        own = tuple(obs.prunable(opened.model, pattern))
+        if set(own) != set(names):
+            raise ValueError(f"{pattern} holds other matrices than those of linear layers: {set(own) ^ set(names)}")
+        rows = fisher_of(opened, subject, own, "window", _PIECE).value()
         # damped by a hundredth of the mean diagonal: the window sees far fewer directions than there are weights
-        inverse = WindowInverse.of(rows, damp=0.01 * float(rows.square().mean()))
-        diagonal = inverse.diag()
-        going = (flat.square() / diagonal).argsort()[: round(subject.options["share"] * len(flat))]
-        pull = torch.zeros_like(flat)
-        pull[going] = flat[going] / diagonal[going]
-        moved = flat - inverse.solve(pull)
-        moved[going] = 0
-        with torch.no_grad():
-            for name, part in zip(names, moved.split([weights[n].numel() for n in names]), strict=True):
-                weights[name].copy_(part.view_as(weights[name]))
+        obs.obs_prune(
+            opened.model, rows, subject.options["share"], rounds=1, damp=0.01 * float(rows.square().mean()),
+            params=pattern,
+        )  # fmt: skip
 
 
 def _two_of_four(opened: Opened, subject: Subject, seed: int) -> None:
