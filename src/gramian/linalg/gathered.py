@@ -39,16 +39,46 @@ def gated_product(
     >>> gated_product(torch.ones(2), torch.eye(2), torch.tensor([[1.0], [9.0]]), torch.tensor([2.0, 0.0]))
     tensor([2.])
     """
-    if up.shape != (len(gate), len(x)) or len(down) != len(gate):
-        raise ValueError(
-            f"x ({len(x)},), up {tuple(up.shape)}, down {tuple(down.shape)} and gate ({len(gate)},) do not fit together"
-        )
-    if not _compiled(x, up, down, gate):
-        chosen = gate.nonzero().flatten()
-        return ((up[chosen] @ x) * gate[chosen]) @ down[chosen]
-    out = _room(len(gate), down)
-    run_tasks(gated_rows, len(out), x.numpy(), up.numpy(), down.numpy(), gate.numpy(), out, _ROWS_PER_TASK)
-    return torch.from_numpy(out[0] if len(out) == 1 else out.sum(0))
+    if len(up) != len(gate):
+        raise ValueError(f"gate ({len(gate)},), up {tuple(up.shape)} and down {tuple(down.shape)} do not fit together")
+    return GatedProduct(up, down)(x, gate)
+
+
+class GatedProduct:
+    """`gated_product` for weights that are used again and again: looked at and laid out once.
+
+    Args:
+        up, down: as there. The compiled form reads their memory: what is changed in place later counts.
+
+    Raises:
+        ValueError: sizes that do not fit, or, in a call, an input that needs a gradient.
+    """
+
+    def __init__(self, up: Float[Tensor, "neurons width"], down: Float[Tensor, "neurons outputs"]) -> None:
+        if len(up) != len(down):
+            raise ValueError(f"up {tuple(up.shape)} and down {tuple(down.shape)} do not fit together")
+        self.up, self.down = up, down
+        self._none = down.new_zeros(1)
+        self._arrays = (up.numpy(), down.numpy(), self._none.numpy()) if _compiled(up, down) else None
+
+    def __call__(
+        self,
+        x: Float[Tensor, " width"],
+        gate: Float[Tensor, " neurons"],
+        thresholds: Float[Tensor, " neurons"] | None = None,
+    ) -> Float[Tensor, " outputs"]:
+        """Args: thresholds: gates under them, in size, are closed too."""
+        if x.shape != self.up.shape[1:] or len(gate) != len(self.up):
+            raise ValueError(f"x {tuple(x.shape)}, up {tuple(self.up.shape)} and gate {tuple(gate.shape)} do not fit")
+        if self._arrays is None or not _compiled(x, gate) or x.dtype != self.up.dtype:
+            closed = gate == 0 if thresholds is None else (gate == 0) | (gate.abs() < thresholds)
+            chosen = (~closed).nonzero().flatten()
+            return ((self.up[chosen] @ x) * gate[chosen]) @ self.down[chosen]
+        up, down, none = self._arrays
+        least = none if thresholds is None else thresholds.numpy()
+        out = _room(len(gate), self.down)
+        run_tasks(gated_rows, len(out), x.numpy(), up, down, gate.numpy(), least, out, _ROWS_PER_TASK)
+        return torch.from_numpy(out[0] if len(out) == 1 else out.sum(0))
 
 
 def summed_product(weights: Float[Tensor, " rows"], matrix: Float[Tensor, "rows outputs"]) -> Float[Tensor, " outputs"]:
@@ -80,4 +110,5 @@ def _compiled(*tensors: Tensor) -> bool:
 
 
 def _room(rows: int, like: Tensor) -> np.ndarray:
-    return np.empty((max(1, -(-rows // _ROWS_PER_TASK)), like.shape[1]), dtype=like.numpy().dtype)
+    kind = np.float32 if like.dtype == torch.float32 else np.float64
+    return np.empty((max(1, -(-rows // _ROWS_PER_TASK)), like.shape[1]), dtype=kind)

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-_LOOP_FROM = 2**15
-"""Elements of a weight from which one sample's gradient at a time, in a buffer that stays in cache, is faster."""
+from gramian.linalg.squared_products import add_squared_products_
 
 
 class Use:
@@ -41,15 +40,7 @@ class LinearWeight(Use):
         return self.g[start:stop].mT @ self.a[start:stop]
 
     def add_squares(self, total: Tensor, samples: int, chunk: int) -> None:
-        if self.a.shape[1] == 1:
-            total.addmm_(self.g[:, 0].square().mT, self.a[:, 0].square())
-        elif total.device.type == "cpu" and total.numel() >= _LOOP_FROM:
-            buffer = torch.empty_like(total)
-            for g, a in zip(self.g, self.a, strict=True):
-                torch.mm(g.mT, a, out=buffer)
-                total.addcmul_(buffer, buffer)
-        else:
-            super().add_squares(total, samples, chunk)
+        add_squared_products_(total, self.g, self.a, chunk)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gramian.linalg.gathered import gated_product, summed_product
+from gramian.linalg.gathered import GatedProduct, summed_product
 
 
 class SparseGatedMLP(nn.Module):
@@ -46,32 +46,35 @@ class SparseGatedMLP(nn.Module):
         self.gate_proj, self.up_proj, self.down_proj = gate, up, down
         self.activation = activation
         self.register_buffer("thresholds", thresholds.clone())
-        self._rows: tuple[Tensor, int] | None = None
+        self._prepared: tuple[tuple[int, ...], GatedProduct] | None = None
         self._last: Tensor | None = None
 
     @property
     def density(self) -> float:
         """The share of open gates in the last call."""
-        return _share(self._last)
+        return _share(None if self._last is None else self._masked(self._last))
 
     def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... outputs"]:
         opened = self.activation(self.gate_proj(x))
-        gate = opened.masked_fill(opened.abs() < self.thresholds, 0)
-        self._last = gate.detach()
-        single = x.numel() == x.shape[-1] and not torch.is_grad_enabled() and x.device.type == "cpu"
+        self._last = opened.detach()
+        single = x.numel() == x.shape[-1] and x.device.type == "cpu" and not torch.is_grad_enabled()
         if not single or self.up_proj.bias is not None:
-            return self.down_proj(self.up_proj(x) * gate)
-        y = gated_product(x.flatten(), self.up_proj.weight.detach(), self._down_rows(), gate.flatten())
+            return self.down_proj(self.up_proj(x) * self._masked(opened))
+        y = self._product()(x.view(-1), opened.view(-1), self.thresholds)
         if self.down_proj.bias is not None:
             y = y + self.down_proj.bias
         return y.view(*x.shape[:-1], -1)
 
-    def _down_rows(self) -> Tensor:
-        """The down projection by neurons, made when first needed and again when the weight was changed in place."""
-        weight = self.down_proj.weight
-        if self._rows is None or self._rows[1] != weight._version or self._rows[0].dtype != weight.dtype:
-            self._rows = (weight.detach().mT.contiguous(), weight._version)
-        return self._rows[0]
+    def _masked(self, opened: Tensor) -> Tensor:
+        return opened.masked_fill(opened.abs() < self.thresholds, 0)
+
+    def _product(self) -> GatedProduct:
+        """The weights by neurons, laid out when first needed and again when one was moved or changed in place."""
+        up, down = self.up_proj.weight, self.down_proj.weight
+        state = (up.data_ptr(), down.data_ptr(), up._version, down._version)
+        if self._prepared is None or self._prepared[0] != state:
+            self._prepared = (state, GatedProduct(up.detach(), down.detach().mT.contiguous()))
+        return self._prepared[1]
 
 
 class ThresholdedLinear(nn.Module):
