@@ -1,0 +1,1 @@
+"""Surgery of state-space models: longer reach, fewer bits."""
