@@ -26,11 +26,13 @@ class Inputs:
         batches: each is the keyword arguments of one call.
         masks: for each batch which positions are real, (batch, positions); None where all are.
         note: in words, for a report.
+        labels: for each batch the classes of its pictures, counted from 0; None where nobody knows.
     """
 
     batches: list[dict[str, Tensor]]
     masks: list[Tensor | None]
     note: str
+    labels: list[Tensor] | None = None
 
 
 def example_inputs(opened: Opened, source: str | None = None, *, tokens: int = 4096) -> Inputs:
@@ -136,6 +138,12 @@ def _pictures(source: str | None) -> Inputs:
         note = f"{len(found)} pictures of {Path(source).name}"
     if not len(found):
         raise ValueError(f"{source} holds no picture")
+    kinds = getattr(read, "labels", None) if source is not None else None
     tensors = [preprocess(numpy.asarray(p)[..., :3] if numpy.ndim(p) == 3 else p) for p in found]
     batches = [{"x": torch.stack(tensors[i : i + 8])} for i in range(0, len(tensors), 8)]
-    return Inputs(batches, [None] * len(batches), note)
+    labels = None
+    if kinds is not None:
+        numbers = torch.from_numpy(numpy.unique(kinds, return_inverse=True)[1])
+        labels = list(numbers.split(8))
+        note += f", {int(numbers.max()) + 1} classes"
+    return Inputs(batches, [None] * len(batches), note, labels)

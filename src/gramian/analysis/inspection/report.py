@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from gramian.analysis.inspection.activations import Flow, inspect_activations
 from gramian.analysis.inspection.fisher_mass import fisher_mass
 from gramian.analysis.inspection.matrices import Matrix, inspect_matrices
+from gramian.analysis.inspection.states import FIRST, State, inspect_states
 from gramian.analysis.perplexity import perplexity
 from gramian.models.example_inputs import Inputs
 from gramian.models.opening import Opened
@@ -26,6 +28,7 @@ class Inspection:
         findings: in plain words.
         matrices: every weight matrix.
         flows: what flows into each layer; empty without inputs.
+        states: what each block hands on; empty without inputs or without a list of blocks.
         fisher: each matrix' share of the trace of the Fisher matrix; empty where it was not asked for.
         made: versions, processor, time; filled in by whoever writes it.
     """
@@ -34,6 +37,7 @@ class Inspection:
     facts: dict[str, Any]
     matrices: list[Matrix]
     flows: list[Flow] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
     fisher: dict[str, float] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
     made: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +50,8 @@ class Inspection:
             matrices.append({**plain, "singular_values": [float(f"{v:.6g}") for v in m.singular_values.tolist()]})
         record = {
             "name": self.name, "facts": self.facts, "findings": self.findings, "matrices": matrices,
-            "flows": [asdict(f) for f in self.flows], "fisher": self.fisher, "made": self.made,
+            "flows": [asdict(f) for f in self.flows], "states": [asdict(s) for s in self.states],
+            "fisher": self.fisher, "made": self.made,
         }  # fmt: skip
         part = path.with_name(f".{path.name}.part")
         part.write_text(json.dumps(_finite(record), indent=1, ensure_ascii=False), encoding="utf-8")
@@ -77,6 +82,9 @@ def inspect_model(
     if inputs is not None:
         facts["inputs"] = inputs.note
         found.flows = inspect_activations(opened.model, inputs.batches, inputs.masks, show_progress=show_progress)
+        found.states = inspect_states(
+            opened.model, inputs.batches, inputs.masks, inputs.labels, show_progress=show_progress
+        )
         if opened.reads == "text":
             ids = inputs.batches[0]["input_ids"][0]
             facts[f"perplexity of the first {len(ids)} tokens"] = perplexity(opened.model, ids)
@@ -110,10 +118,36 @@ def _findings(found: Inspection) -> list[str]:
             f"their sample's root mean square. The largest peak flows into {loud.name}: {loud.peak:.0f} times the "
             f"root mean square."
         )
+    lines += _of_states(found.states)
     if found.fisher:
         first = sorted(found.fisher.items(), key=lambda pair: -pair[1])[:3]
         shares = ", ".join(f"{name} {share:.0%}" for name, share in first)
         lines.append(f"The loss feels these matrices most (share of the Fisher's trace): {shares}.")
+    return lines
+
+
+def _of_states(states: list[State]) -> list[str]:
+    lines = []
+    if states:
+        narrow = min(states, key=lambda s: s.effective_rank / s.width)
+        lines.append(
+            f"What {narrow.name} hands on has the lowest effective rank: {narrow.effective_rank:.0f} of {narrow.width} "
+            f"({narrow.top_share:.0%} of the variance in one direction)."
+        )
+    known = [(s.linearity, s.linearity_inside) for s in states if s.linearity and s.linearity_inside]
+    if known:
+        whole, inside = (statistics.median(pair[i] for pair in known) for i in (0, 1))
+        lines.append(
+            f"The median block is an affine function of its input up to {1 - whole:.2%} of the variance; without the "
+            f"first {FIRST} positions of each text up to {1 - inside:.2%}."
+        )
+    collapsed = [s for s in states if s.within_over_between is not None]
+    if collapsed:
+        last = collapsed[-1]
+        lines.append(
+            f"Variance within the classes over that between them, in {last.name}: {last.within_over_between:.2g} "
+            "(0 is neural collapse)."
+        )
     return lines
 
 

@@ -36,21 +36,46 @@ COLUMNS = {
 }
 
 
+STATE_COLUMNS = {
+    "block": "",
+    "samples": "positions (of texts without the first four) or places of pictures",
+    "width": "",
+    "effective rank": "exponential of the entropy of the covariance's eigenvalues",
+    "top direction": "share of the variance in the first principal component",
+    "dimension": "intrinsic dimension by the two nearest neighbours",
+    "linearity": "share of the output's variance that an affine function of the block's input explains",
+    "without first": "the same without the first four positions of each text",
+    "of what it adds": "the same for output minus input",
+    "NC1": "variance within classes over that between them, features averaged over places; 0 is collapse",
+}
+
+
 def write_inspection(found: Inspection, folder: Path) -> Path:
     """Draw the figures and write ``report.html`` into `folder`; returns its path."""
     drawn = []
     with figures.style():
-        for name, caption, figure in (
+        wanted = [
             ("model", _caption(found), draw_model(found)),
             ("spectra", "Singular values of every matrix, over the largest of their matrix, by kind; light is the "
              "first block, dark the last. A line that falls early is a matrix of low rank.", draw_spectra(found)),
-        ):  # fmt: skip
+        ]  # fmt: skip
+        if found.states:
+            wanted.insert(1, ("states", _states_caption(found), draw_states(found)))
+        for name, caption, figure in wanted:
             figures.save(figure, folder / "figures", name, salt=f"inspect-{name}")
             drawn.append((Markup((folder / "figures" / f"{name}.svg").read_text(encoding="utf-8")), caption))
     page = (
         environment()
         .get_template("inspection.html")
-        .render(title=f"Inside {found.name}", found=found, drawn=drawn, columns=COLUMNS, rows=table(found))
+        .render(
+            title=f"Inside {found.name}",
+            found=found,
+            drawn=drawn,
+            columns=COLUMNS,
+            rows=table(found),
+            state_columns=_state_columns(found),
+            state_rows=state_table(found),
+        )
     )
     path = folder / "report.html"
     part = path.with_name(".report.html.part")
@@ -74,6 +99,85 @@ def table(found: Inspection) -> list[list[Any]]:
             ]
         )  # fmt: skip
     return rows
+
+
+def state_table(found: Inspection) -> list[list[Any]]:
+    """A row a block: what it hands on. Columns that nobody knows are left out."""
+    rows = [
+        [
+            s.name, s.samples, s.width, s.effective_rank, s.top_share, s.dimension, s.linearity, s.linearity_inside,
+            s.linearity_added, s.within_over_between,
+        ]
+        for s in found.states
+    ]  # fmt: skip
+    known = [i for i in range(len(STATE_COLUMNS)) if any(row[i] is not None for row in rows)]
+    return [[row[i] for i in known] for row in rows]
+
+
+def _state_columns(found: Inspection) -> dict[str, str]:
+    fields = ("linearity", "linearity_inside", "linearity_added", "within_over_between")
+    names = list(STATE_COLUMNS)
+    missing = {n for n, f in zip(names[-4:], fields) if all(getattr(s, f) is None for s in found.states)}
+    if all(s.dimension is None for s in found.states):
+        missing.add("dimension")
+    return {n: meaning for n, meaning in STATE_COLUMNS.items() if n not in missing}
+
+
+def _states_caption(found: Inspection) -> str:
+    parts = ["What each block hands on."]
+    if found.states[0].linearity is not None:
+        parts.append(
+            "Linearity is the share of a block's output that an affine function of its input explains. Huge states "
+            "at the start of a text carry nearly all variance and look linear; what blocks add elsewhere is less so."
+        )
+    if found.states[-1].within_over_between is not None:
+        parts.append("NC1 is the variance within classes over that between them.")
+    return " ".join(parts)
+
+
+def draw_states(found: Inspection) -> Figure:
+    """Lines along the depth: how many directions, how linear, how collapsed."""
+    from matplotlib import pyplot
+
+    states = found.states
+    panels: list[tuple[str, dict[str, list[float | None]]]] = [
+        (
+            "directions",
+            {
+                "effective rank": [s.effective_rank for s in states],
+                "intrinsic dimension": [s.dimension for s in states],
+                "width": [float(s.width) for s in states],
+            },
+        ),
+        ("share of the variance in one direction", {"": [s.top_share for s in states]}),
+    ]
+    if states[0].linearity is not None:
+        lines = {
+            "all positions": [s.linearity for s in states],
+            "without the first four": [s.linearity_inside for s in states],
+            "of what the block adds": [s.linearity_added for s in states],
+        }
+        panels.append(("linearity of the block", lines))
+    if states[-1].within_over_between is not None:
+        panels.append(("NC1", {"": [s.within_over_between for s in states]}))
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.6 * len(panels), 2.9), squeeze=False)
+    for ax, (title, curves) in zip(axes.flat, panels):
+        for label, values in curves.items():
+            if any(v is not None for v in values):
+                drawn = [math.nan if v is None else v for v in values]
+                ax.plot([s.depth for s in states], drawn, "o-", ms=3, label=label or None)
+        ax.set_title(title, fontsize=10, loc="left")
+        ax.set_xlabel("block")
+        if title in ("directions", "NC1"):
+            ax.set_yscale("log")
+        elif title.startswith("share"):
+            ax.set_ylim(0, 1.05)
+        if title.startswith("linearity"):  # room for the legend under the lines
+            low = min(v for values in curves.values() for v in values if v is not None)
+            ax.set_ylim(low - 0.6 * (1 - low), 1 + 0.05 * (1 - low))
+        if len(curves) > 1:
+            ax.legend(fontsize=8, loc="lower left" if title.startswith("linearity") else "best")
+    return figure
 
 
 def _caption(found: Inspection) -> str:
