@@ -25,9 +25,7 @@ def step_correlation(series: Float[Tensor, "length channels"], size: int) -> Flo
     Source: OLinear (arXiv 2505.08550), section 3.
     """
     if size < 1 or len(series) < 2 * size - 1:
-        raise ValueError(
-            f"{len(series)} rows hold {max(len(series) - size + 1, 0)} windows of size={size}; at least {size} are needed"
-        )
+        raise ValueError(f"{len(series)} rows hold too few windows of size={size}; give at least {2 * size - 1} rows")
     if not bool(torch.isfinite(series).all()):
         raise ValueError("the series has NaN or infinity; fill the gaps first")
     total = torch.zeros(size, size, dtype=torch.float64, device=series.device)

@@ -1,0 +1,1 @@
+"""Layers for time series: reversible normalization, mixing over variates, periods folded into planes."""
