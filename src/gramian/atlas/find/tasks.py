@@ -9,7 +9,7 @@ from gramian.atlas.errors import UserError
 from gramian.atlas.find.cards import PACKAGE
 from gramian.atlas.find.names import resolve
 
-_SUPPORT = ("contract", "persistence", "model_change", "classifier", "merge_inputs")
+_SUPPORT = ("contract", "persistence", "model_change", "classifier", "merge_inputs", "forecasters")
 
 
 def tasks() -> dict[str, str]:

@@ -1,0 +1,107 @@
+"""Forecasting: a user's table, what comes after its end, files that load again, tables that cannot be."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gramian.atlas import apply
+from gramian.lab import Run
+from gramian.tasks import forecast as task
+
+
+def season(length=160, period=8, channels=2):
+    steps = np.arange(length)
+    noise = np.random.default_rng(0).normal(0, 0.1, (length, channels))
+    waves = [np.sin(2 * np.pi * steps / period), 3 + np.cos(2 * np.pi * steps / period)]
+    return np.stack(waves[:channels], 1) + noise
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "sales.csv"
+    times = pd.date_range("2020-01-01", periods=160, freq="D")
+    frame = pd.DataFrame(season(), columns=["a", "b"])
+    frame.insert(0, "day", times.astype(str))
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_every_method_beats_the_mean_on_a_season_and_its_file_gives_the_same_forecast(table, tmp_path):
+    problem = task.load(str(table), horizon=4, period=8, look_back=20, epochs=12)
+    assert problem.facts["channels"] == 2
+    for name, method in {**task.METHODS, **task.BASELINES}.items():
+        run = Run(tmp_path, seed=0, quick=False, show_progress=False)
+        figures, forecaster = task.evaluate(method, problem, run)
+        assert figures["mse"] < 0.9, name  # the mean's is about 1
+        forecaster.save(tmp_path / "model.safetensors")
+        again = task.Forecaster.load(tmp_path / "model.safetensors")
+        rows = problem.train.whole
+        assert torch.equal(again.ahead(rows), forecaster.ahead(rows)), name
+        assert (tmp_path / "forecast.png").stat().st_size > 1000
+    assert figures["over_season_before"] == pytest.approx(1)  # the last is the season before itself
+
+
+def test_the_forecast_goes_on_from_the_end_in_the_tables_units_and_times(table, tmp_path):
+    settings = ["horizon=8", "period=8", "look_back=16"]
+    apply.apply("forecast", "ridge", tmp_path / "out", data=str(table), settings=settings)
+    frame = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(frame.columns) == ["time", "step", "a", "b"]
+    assert frame["time"][0] == "2020-06-09"
+    truth = season(168)[160:]
+    assert np.abs(frame[["a", "b"]].to_numpy() - truth).mean() < 0.3
+    # a short new table is gone on with
+    new = pd.read_csv(table).iloc[:20]
+    new.to_csv(tmp_path / "new.csv", index=False)
+    found = apply.reuse(
+        "forecast", tmp_path / "out", data=str(tmp_path / "new.csv"), out=tmp_path / "b", labelled=False
+    )
+    assert pd.read_csv(found)["time"][0] == "2020-01-21"
+
+
+def test_one_column_and_a_season_that_finds_itself(table):
+    problem = task.load(str(table), target="b")
+    assert problem.train.columns == ("b",)
+    assert problem.facts["season"] == 7  # the times are days
+    unnamed = pd.read_csv(table)[["a"]]
+    unnamed.to_csv(table.with_name("plain.csv"), index=False)
+    assert task.load(str(table.with_name("plain.csv"))).facts["season"] == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda f: f.assign(a=f["a"].where(f.index != 7)), "row 7 of 'a'"),
+        (lambda f: f.iloc[::-1], "times do not rise"),
+        (lambda f: f.assign(kind="x"), "holds text"),
+        (lambda f: f.head(12), "rows|window|look_back"),
+        (lambda f: f[["day"]], "no column of numbers"),
+    ],
+)
+def test_tables_that_cannot_be_forecast(table, change, match):
+    change(pd.read_csv(table)).to_csv(table, index=False)
+    with pytest.raises(ValueError, match=match):
+        task.load(str(table))
+
+
+def test_bad_settings(table):
+    for match, settings in (
+        ("no column 'c'", {"target": "c"}),
+        ("no column 'when'", {"time": "when"}),
+        ("shorter than a season", {"look_back": 4}),
+        ("at least 0", {"horizon": -1}),
+    ):
+        with pytest.raises(ValueError, match=match):
+            task.load(str(table), **settings)
+    pd.read_csv(table).assign(a="later").to_csv(table, index=False)
+    with pytest.raises(ValueError, match="'later' in row 0 of 'a' is no time"):
+        task.load(str(table), time="a")
+    with pytest.raises(ValueError, match="neither a file nor"):
+        task.load("nowhere.csv")
+
+
+def test_another_series_than_the_forecaster_was_fitted_to_is_refused(table, tmp_path):
+    problem = task.load(str(table), horizon=2, period=8, look_back=16)
+    _, forecaster = task.evaluate(task.BASELINES["ridge"], problem, Run(tmp_path, seed=0, show_progress=False))
+    with pytest.raises(ValueError, match="columns"):
+        task.predict(forecaster, task.load(str(table), target="a"))
