@@ -5,7 +5,7 @@ import pytest
 from gramian.atlas import apply
 from gramian.atlas.errors import UserError
 from gramian.tasks import adapt_at_test_time as task
-from gramian.tasks import persistence
+from gramian.tasks.support import persistence
 
 
 def contents(folder):

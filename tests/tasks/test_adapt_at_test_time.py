@@ -9,7 +9,7 @@ from torch import nn
 from gramian.atlas import apply
 from gramian.lab import Run
 from gramian.tasks import adapt_at_test_time as task
-from gramian.tasks import classifier
+from gramian.tasks.support import classifier
 
 MAKE = (
     "from torch import nn\n"

@@ -8,8 +8,9 @@ from gramian.atlas import apply as applying
 from gramian.atlas import compare as comparing
 from gramian.atlas.errors import UserError
 from gramian.lab import Run
-from gramian.tasks import classify_series, persistence
-from gramian.tasks.contract import Method, count_parameters, hold_out
+from gramian.tasks import classify_series
+from gramian.tasks.support import persistence
+from gramian.tasks.support.contract import Method, count_parameters, hold_out
 
 
 def series(count=24, length=20, channels=2, seed=0):

@@ -8,7 +8,7 @@ from gramian.atlas import apply as applying
 from gramian.atlas.errors import UserError
 from gramian.lab import Run
 from gramian.tasks import detect_anomalies as task
-from gramian.tasks import persistence
+from gramian.tasks.support import persistence
 
 needs_data = pytest.mark.skipif(
     not all(map(data.is_here, ("brick", "efficientnet_lite0"))), reason="gramian data fetch brick efficientnet_lite0"

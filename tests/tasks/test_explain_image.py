@@ -10,7 +10,7 @@ from torch import nn
 from gramian.atlas import apply
 from gramian.lab import Run
 from gramian.tasks import explain_image as task
-from gramian.tasks import persistence
+from gramian.tasks.support import persistence
 
 MAKE = """from torch import nn
 def make():

@@ -10,8 +10,8 @@ from gramian import data
 from gramian.atlas import apply
 from gramian.lab import Run
 from gramian.tasks import merge as task
-from gramian.tasks import merge_inputs, model_change
-from gramian.tasks.classifier import ChangedClassifier
+from gramian.tasks.support import merge_inputs, model_change
+from gramian.tasks.support.classifier import ChangedClassifier
 
 MAKE = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4))\n"
 needs_minilm = pytest.mark.skipif(not data.is_here("all_minilm_l6_v2"), reason="gramian data fetch all_minilm_l6_v2")

@@ -8,7 +8,8 @@ from gramian.atlas import apply, compare
 from gramian.atlas.errors import UserError
 from gramian.atlas.find.tasks import load_problem, option_lines
 from gramian.lab import Run
-from gramian.tasks import adapt, compress, model_change, prune, quantize
+from gramian.tasks import adapt, compress, prune, quantize
+from gramian.tasks.support import model_change
 
 transformers = pytest.importorskip("transformers")
 needs_minilm = pytest.mark.skipif(not data.is_here("all_minilm_l6_v2"), reason="gramian data fetch all_minilm_l6_v2")

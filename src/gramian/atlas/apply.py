@@ -31,7 +31,7 @@ def apply(
     Returns:
         the metrics on the test part.
     """
-    from gramian.tasks import persistence
+    from gramian.tasks.support import persistence
 
     module = task(task_name)
     name = method_names(module, [method_name])[0]
@@ -66,7 +66,7 @@ def reuse(
     For a named set these are the predictions of its test part; for a file, of the same held-out part;
     with `labelled` False, of everything in it.
     """
-    from gramian.tasks import persistence
+    from gramian.tasks.support import persistence
 
     module = task(task_name)
     made_at = folder / "made.json"

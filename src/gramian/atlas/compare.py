@@ -105,8 +105,8 @@ def compare(
 
 def evaluate_in_worker(request: dict[str, Any]) -> None:
     """Measure one method in this process for all seeds and write ``evaluation.json`` after each of them."""
-    from gramian.tasks import persistence
-    from gramian.tasks.contract import count_parameters
+    from gramian.tasks.support import persistence
+    from gramian.tasks.support.contract import count_parameters
 
     folder = Path(request["folder"])
     module = task(request["task"])

@@ -20,9 +20,9 @@ from gramian.models.example_inputs import read_text, token_ids
 from gramian.models.opening import Opened, open_model
 from gramian.optim.fit import fit
 from gramian.surgery.adapters import apply, eva, peft_files, svfit
-from gramian.tasks import model_change
-from gramian.tasks.contract import Method, Problem
-from gramian.tasks.model_change import ModelProblem, Subject, predict
+from gramian.tasks.support import model_change
+from gramian.tasks.support.contract import Method, Problem
+from gramian.tasks.support.model_change import ModelProblem, Subject, predict
 
 __all__ = ["BASELINES", "COST", "DEFAULT", "HEADLINE", "METHODS", "METRICS", "TITLE", "evaluate", "load", "predict"]
 

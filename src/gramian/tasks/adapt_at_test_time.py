@@ -25,15 +25,15 @@ from gramian.models.example_inputs import example_inputs
 from gramian.models.opening import open_model
 from gramian.surgery import adapt_online
 from gramian.surgery.adapters import transfer
-from gramian.tasks import classifier
-from gramian.tasks.contract import Method, Problem
+from gramian.tasks.support import classifier
+from gramian.tasks.support.contract import Method, Problem
 
 TITLE = "Adapt a classifier at test time"
 HEADLINE = "accuracy"
 METRICS = {"accuracy": "higher", "known": "higher", "gradients": "lower"}
 DEFAULT = "digits"
 
-_DIGITS = "gramian.tasks.classifier:normalized_digits_network"
+_DIGITS = "gramian.tasks.support.classifier:normalized_digits_network"
 
 
 @dataclass(frozen=True)

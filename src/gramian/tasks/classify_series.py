@@ -16,7 +16,7 @@ import pandas
 
 from gramian import data as sets
 from gramian.lab import Run
-from gramian.tasks.contract import Method, Problem, fit_timed, hold_out
+from gramian.tasks.support.contract import Method, Problem, fit_timed, hold_out
 
 TITLE = "Classify series"
 HEADLINE = "accuracy"

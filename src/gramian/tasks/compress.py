@@ -11,8 +11,8 @@ from typing import Any
 
 from gramian.models.opening import Opened
 from gramian.surgery import factorize, welore
-from gramian.tasks.contract import Method
-from gramian.tasks.model_change import (
+from gramian.tasks.support.contract import Method
+from gramian.tasks.support.model_change import (
     ModelProblem,
     Subject,
     changing,

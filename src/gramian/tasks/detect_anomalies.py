@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
 
 from gramian import data as sets
 from gramian.lab import Run
-from gramian.tasks.contract import Method, Problem, fit_timed
+from gramian.tasks.support.contract import Method, Problem, fit_timed
 
 TITLE = "Detect anomalies"
 HEADLINE = "auroc"

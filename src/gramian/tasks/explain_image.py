@@ -26,8 +26,8 @@ from gramian.analysis.explain import cam, faithfulness, linear_scope, relevance
 from gramian.lab import Run
 from gramian.models.vision import efficientnet_lite
 from gramian.nn.fold import fold_batch_norm
-from gramian.tasks.classifier import open_classifier
-from gramian.tasks.contract import Method, Problem
+from gramian.tasks.support.classifier import open_classifier
+from gramian.tasks.support.contract import Method, Problem
 
 TITLE = "Explain a picture"
 HEADLINE = "faithfulness"

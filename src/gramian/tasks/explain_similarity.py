@@ -22,7 +22,7 @@ from gramian.analysis.explain.token_removal import removal_curve
 from gramian.analysis.taps import Taps
 from gramian.lab import Run
 from gramian.models.opening import open_model
-from gramian.tasks.contract import Method, Problem
+from gramian.tasks.support.contract import Method, Problem
 
 TITLE = "Explain a similarity"
 HEADLINE = "faithfulness"

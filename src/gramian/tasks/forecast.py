@@ -23,8 +23,8 @@ from gramian.data.windows import split_series, windows
 from gramian.lab import Run
 from gramian.linalg.signal.period import dominant_periods
 from gramian.models.series.training import forecast_errors
-from gramian.tasks.contract import Method, Problem
-from gramian.tasks.forecasters import Forecaster, Shape
+from gramian.tasks.support.contract import Method, Problem
+from gramian.tasks.support.forecasters import Forecaster, Shape
 
 TITLE = "Forecast"
 HEADLINE = "mse"

@@ -21,7 +21,7 @@ from gramian.lab import Run
 from gramian.models.opening import build
 from gramian.surgery import unlearn
 from gramian.surgery.adapters import transfer
-from gramian.tasks.classifier import (
+from gramian.tasks.support.classifier import (
     DIGITS,
     ChangedClassifier,
     batches,
@@ -30,7 +30,7 @@ from gramian.tasks.classifier import (
     read_samples,
     train,
 )
-from gramian.tasks.contract import Method, Problem, hold_out
+from gramian.tasks.support.contract import Method, Problem, hold_out
 
 TITLE = "Forget a class"
 HEADLINE = "balance"

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from gramian.lab import Run
 from gramian.surgery.merge import arithmetic, concrete, fisher
-from gramian.tasks import merge_inputs
-from gramian.tasks.classifier import ChangedClassifier
-from gramian.tasks.contract import Method, Problem
-from gramian.tasks.merge_inputs import Parts
-from gramian.tasks.model_change import ChangedModel
+from gramian.tasks.support import merge_inputs
+from gramian.tasks.support.classifier import ChangedClassifier
+from gramian.tasks.support.contract import Method, Problem
+from gramian.tasks.support.merge_inputs import Parts
+from gramian.tasks.support.model_change import ChangedModel
 
 TITLE = "Merge models"
 HEADLINE = "mean"

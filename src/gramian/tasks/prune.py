@@ -20,9 +20,9 @@ from gramian.models.opening import Opened
 from gramian.nn.sparse.gated import SparseGatedMLP
 from gramian.surgery import activation_sparsity
 from gramian.surgery.prune import iterative, obs, scores
-from gramian.tasks import model_change
-from gramian.tasks.contract import Method, Problem
-from gramian.tasks.model_change import (
+from gramian.tasks.support import model_change
+from gramian.tasks.support.contract import Method, Problem
+from gramian.tasks.support.model_change import (
     ChangedModel,
     ModelProblem,
     Subject,

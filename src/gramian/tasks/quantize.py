@@ -18,8 +18,8 @@ from gramian.nn.quantized.int8 import Int8Linear
 from gramian.nn.quantized.packed import QuantizedLinear
 from gramian.surgery.quantize import lq_lora
 from gramian.surgery.swap import swap
-from gramian.tasks.contract import Method
-from gramian.tasks.model_change import ModelProblem, Subject, changing, evaluate, load_subject, predict
+from gramian.tasks.support.contract import Method
+from gramian.tasks.support.model_change import ModelProblem, Subject, changing, evaluate, load_subject, predict
 
 __all__ = ["BASELINES", "COST", "DEFAULT", "HEADLINE", "METHODS", "METRICS", "TITLE", "evaluate", "load", "predict"]
 

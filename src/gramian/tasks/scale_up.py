@@ -23,8 +23,8 @@ from gramian import optim
 from gramian.lab import Run
 from gramian.nn.residual import Centred, ResidualBlock
 from gramian.optim.parametrization import depth, rules
-from gramian.tasks.classifier import read_samples
-from gramian.tasks.contract import Method, Problem
+from gramian.tasks.support.classifier import read_samples
+from gramian.tasks.support.contract import Method, Problem
 
 TITLE = "Scale up"
 HEADLINE = "transferred"

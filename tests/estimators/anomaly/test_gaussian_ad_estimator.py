@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from gramian import data
 from gramian.estimators.anomaly import GaussianAD, LevelFeatures, image_detector
-from gramian.tasks import persistence
+from gramian.tasks.support import persistence
 
 needs_network = pytest.mark.skipif(
     not data.is_here("efficientnet_lite0"), reason="gramian data fetch efficientnet_lite0"

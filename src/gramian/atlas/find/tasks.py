@@ -9,14 +9,12 @@ from gramian.atlas.errors import UserError
 from gramian.atlas.find.cards import PACKAGE
 from gramian.atlas.find.names import resolve
 
-_SUPPORT = ("contract", "persistence", "model_change", "classifier", "merge_inputs", "forecasters")
-
 
 def tasks() -> dict[str, str]:
     """Each task's name and the first line of its docstring, read without importing."""
     found = {}
     for file in sorted((PACKAGE / "tasks").glob("*.py")):
-        if file.stem[0] != "_" and file.stem not in _SUPPORT:
+        if file.stem[0] != "_":
             doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or file.stem
             found[file.stem.replace("_", "-")] = doc.splitlines()[0]
     return found

@@ -19,7 +19,7 @@ from gramian.models.opening import build, open_model
 from gramian.optim.fit import fit
 from gramian.surgery.adapters import transfer
 
-DIGITS = "gramian.tasks.classifier:digits_network"
+DIGITS = "gramian.tasks.support.classifier:digits_network"
 
 
 def digits_network() -> nn.Module:

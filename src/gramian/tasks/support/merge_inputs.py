@@ -19,9 +19,9 @@ from gramian.models.example_inputs import read_text, token_ids
 from gramian.models.opening import Opened, open_model
 from gramian.optim.fit import fit
 from gramian.surgery.adapters import transfer
-from gramian.tasks import classifier
-from gramian.tasks.contract import hold_out
-from gramian.tasks.model_change import ChangedModel, next_token
+from gramian.tasks.support import classifier
+from gramian.tasks.support.contract import hold_out
+from gramian.tasks.support.model_change import ChangedModel, next_token
 
 State = Mapping[str, Tensor]
 _WINDOW = 128

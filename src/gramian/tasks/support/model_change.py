@@ -29,7 +29,7 @@ from gramian.lab import Run
 from gramian.models.example_inputs import example_inputs, read_text, token_ids
 from gramian.models.opening import Opened, open_model
 from gramian.surgery.saved import load_changed, save_changed
-from gramian.tasks.contract import Method, Problem
+from gramian.tasks.support.contract import Method, Problem
 
 _LAYERS = {"text": "*.layers.*", "sentences": "encoder.layer.*", "images": "*"}
 

@@ -1,0 +1,1 @@
+"""Classifiers: kernels of infinitely deep networks."""

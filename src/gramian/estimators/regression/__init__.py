@@ -1,0 +1,1 @@
+"""Regressors: random features, layerwise networks, and regression after unsupervised pretraining."""

@@ -1,0 +1,1 @@
+"""Random sampling, sketches and features."""

@@ -1,0 +1,1 @@
+"""What tasks share: their contract, saving and loading, the inputs and models that several of them take."""
