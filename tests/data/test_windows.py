@@ -58,9 +58,16 @@ def test_gaps_and_short_series_are_refused():
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "shape", "calendar"),
-    [("elnino", (732, 1), None), ("sunspots", (309, 1), None), ("airline", (144, 1), None),
-     ("uschange", (187, 5), None), ("macrodata", (202, 10), None), ("etth1", (17420, 7), (17420, 4)), ("exchange_rate", (7588, 8), (7588, 4))],
-)  # fmt: skip
+    [
+        ("elnino", (732, 1), None),
+        ("sunspots", (309, 1), None),
+        ("airline", (144, 1), None),
+        ("uschange", (187, 5), None),
+        ("macrodata", (202, 10), None),
+        ("etth1", (17420, 7), (17420, 4)),
+        ("exchange_rate", (7588, 8), (7588, 4)),
+    ],
+)
 def test_named_series_are_finite_and_of_their_shape(name, shape, calendar):
     from gramian import data
 

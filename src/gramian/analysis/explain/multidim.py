@@ -49,7 +49,8 @@ def cluster_decoder(
     if method not in ("graph", "spectral"):
         raise ValueError(f"method={method!r} is neither 'graph' nor 'spectral'")
     count = len(decoder)
-    if count < 3 or not 1 <= neighbours < count or not 2 <= clusters <= count or not -1 <= threshold < 1:
+    fits = 1 <= neighbours < count if method == "graph" else 2 <= clusters <= count
+    if count < 3 or not fits or not -1 <= threshold < 1:
         raise ValueError(
             f"{count} directions, neighbours={neighbours}, threshold={threshold}, clusters={clusters}: take three "
             "directions at least, neighbours and clusters below their number, a cosine as threshold"
