@@ -1,0 +1,1 @@
+"""Estimates of what a layer knows: entropies and mutual information of activations."""
