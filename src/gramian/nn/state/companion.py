@@ -147,8 +147,7 @@ class ClosedLoop(Companion):
     From the state x after the last input, the outputs h steps on are c (A + b K)ʰ x, h = 0, 1, …: the layer feeds
     itself K·x. A's stability bounds what the past contributes; A + b K, which is what rolls, is not bounded.
 
-    Args:
-        as in `Companion`; K is normalized where c is.
+    Its arguments are those of `Companion`; K is normalized where c is.
 
     Source: Zhang et al. (2023), section 3.2.
     """
