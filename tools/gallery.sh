@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-gramian inspect smollm2-135m --out "$work/smollm2"
+gramian inspect smollm2-135m --no-fisher --out "$work/smollm2"
 gramian inspect all-minilm-l6-v2 --no-fisher --out "$work/minilm"
 gramian inspect efficientnet-lite0 --no-fisher --out "$work/efficientnet"
 for method in eigen-cam lrp occlusion; do gramian apply explain-image "$method" --out "$work/$method"; done
