@@ -27,7 +27,7 @@ from gramian.lab import Run
 from gramian.models.vision import efficientnet_lite
 from gramian.nn.fold import fold_batch_norm
 from gramian.tasks.support.classifier import open_classifier
-from gramian.tasks.support.contract import Method, Problem
+from gramian.tasks.support.contract import Method, Problem, name_of
 
 TITLE = "Explain a picture"
 HEADLINE = "faithfulness"
@@ -168,7 +168,7 @@ def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, floa
     fit_s = time.perf_counter() - started
     started = time.perf_counter()
     curves = faithfulness.deletion_insertion(subject.model, subject.x, maps, subject.labels)
-    name = next(n for n, m in {**METHODS, **BASELINES}.items() if m is method)
+    name = name_of(method, {**METHODS, **BASELINES})
     return {
         "fit_s": fit_s,
         "predict_s": time.perf_counter() - started,

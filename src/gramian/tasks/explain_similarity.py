@@ -22,7 +22,7 @@ from gramian.analysis.explain.token_removal import removal_curve
 from gramian.analysis.taps import Taps
 from gramian.lab import Run
 from gramian.models.opening import open_model
-from gramian.tasks.support.contract import Method, Problem
+from gramian.tasks.support.contract import Method, Problem, name_of
 
 TITLE = "Explain a similarity"
 HEADLINE = "faithfulness"
@@ -160,7 +160,7 @@ def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, floa
     fit_s = time.perf_counter() - started
     started = time.perf_counter()
     hot, cold = _removed(subject, tables)
-    name = next(n for n, m in {**METHODS, **BASELINES}.items() if m is method)
+    name = name_of(method, {**METHODS, **BASELINES})
     return {
         "fit_s": fit_s,
         "predict_s": time.perf_counter() - started,

@@ -24,7 +24,7 @@ from gramian.lab import Run
 from gramian.nn.residual import Centred, ResidualBlock
 from gramian.optim.parametrization import depth, rules
 from gramian.tasks.support.classifier import read_samples
-from gramian.tasks.support.contract import Method, Problem
+from gramian.tasks.support.contract import Method, Problem, name_of
 
 TITLE = "Scale up"
 HEADLINE = "transferred"
@@ -184,7 +184,7 @@ def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, floa
         losses[size][rate] = _trained(prepare, subject, size, rate, run.seed)
     if not all(any(map(math.isfinite, c.values())) for c in losses.values()):
         raise ValueError("at some size every learning rate of the grid runs away: are the features on one scale?")
-    name = next(n for n, m in {**METHODS, **BASELINES}.items() if m is method)
+    name = name_of(method, {**METHODS, **BASELINES})
     sweep = Sweep(name, subject.axis, losses)
     return {"fit_s": time.perf_counter() - started, "predict_s": 0.0, **sweep.figures()}, sweep
 

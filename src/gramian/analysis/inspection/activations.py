@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -119,6 +119,18 @@ class Flow:
     peak: float
 
 
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module has its own mode again."""
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def inspect_activations(
     model: nn.Module,
     batches: Sequence[dict[str, Tensor]],
@@ -145,20 +157,14 @@ def inspect_activations(
         for names, reduce in ((flat, "tokens"), (spatial, "places"))
         if names
     ]
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack, evaluated(model), torch.no_grad():
+        for tap in taps:
+            stack.enter_context(tap)
+        marks = masks or [None] * len(batches)
+        for batch, mask in progress_bar(list(zip(batches, marks)), "activations", show=show_progress):
             for tap in taps:
-                stack.enter_context(tap)
-            marks = masks or [None] * len(batches)
-            for batch, mask in progress_bar(list(zip(batches, marks)), "activations", show=show_progress):
-                for tap in taps:
-                    tap.mask = mask if tap.reduce == "tokens" else None
-                model(**batch)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+                tap.mask = mask if tap.reduce == "tokens" else None
+            model(**batch)
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     seen = [(name, tap[name][0]) for tap in taps for name in tap if tap[name][0].count]
     return [_describe(name, kept) for name, kept in sorted(seen, key=lambda pair: order[pair[0]])]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from gramian.analysis.geometry.collapse import nc1
 from gramian.analysis.geometry.dimension import intrinsic_dimension
 from gramian.analysis.geometry.linearity_profile import BlockLinearity, linearity_profile
 from gramian.analysis.geometry.statistics import ClassStatistics
+from gramian.analysis.inspection.activations import evaluated
 from gramian.analysis.reducers import Covariance, Keep, Reservoir
 from gramian.analysis.taps import Taps
 from gramian.lab import progress_bar
@@ -103,7 +103,7 @@ def inspect_states(
     if not names:
         return []
     marks = list(masks) if masks else [None] * len(batches)
-    with _evaluated(model), torch.no_grad():
+    with evaluated(model), torch.no_grad():
         texts = "input_ids" in batches[0]
         taps = Taps(
             model, {n: [Covariance(), Reservoir(_POINTS)] for n in names}, reduce="tokens" if texts else "places"
@@ -139,17 +139,6 @@ def inspect_states(
             )
         )  # fmt: skip
     return found
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _without_first(batch: dict[str, Tensor], mask: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ better), ``DEFAULT`` (a named data set), ``load(data, target) -> Problem``, ``ME
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,11 @@ class Problem:
     test_labels: Any
     note: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def name_of(method: Method, known: Mapping[str, Method]) -> str:
+    """The name that a method goes by, for what is saved."""
+    return next(name for name, entry in known.items() if entry is method)
 
 
 def fit_timed(model: Any, inputs: Any, labels: Any) -> float:
