@@ -26,6 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gramian.linalg.scan.head_gate.head_gate_ops import scan_forward
+
 __all__ = ["matrix_state_scan", "matrix_state_scan_reference", "matrix_state_step"]
 
 Gate = Float[Tensor, " heads"] | Float[Tensor, "batch heads length"] | Float[Tensor, "batch heads length key_size"]
@@ -34,8 +36,8 @@ State = Float[Tensor, "batch heads key_size value_size"]
 
 
 def matrix_state_scan(
-    q: Float[Tensor, "batch heads length key_size"],
-    k: Float[Tensor, "batch heads length key_size"],
+    q: Float[Tensor, "batch groups length key_size"],
+    k: Float[Tensor, "batch groups length key_size"],
     v: Float[Tensor, "batch heads length value_size"],
     log_g: Gate | None = None,
     chunk: int = 64,
@@ -46,13 +48,15 @@ def matrix_state_scan(
 ) -> Outputs | tuple[Outputs, State]:
     """Run the recurrence over whole sequences by chunks; differentiable in every tensor.
 
-    Cost: O(length · (chunk + key_size) · value_size) for each head, in batched matrix products; one addition of
-    states a chunk runs in Python. With a gate for each coordinate, length · sub · key_size exponentials are held.
+    Cost: O(length · (chunk + key_size) · value_size) for each head. With one gate a head or none, on the CPU, a
+    compiled kernel takes each chunk through the first-level cache; else batched matrix products do it, and one
+    addition of states a chunk runs in Python. With a gate for each coordinate, length · sub · key_size exponentials
+    are held.
 
     Args:
-        q: queries, not scaled here.
-        k: keys.
-        v: values.
+        q: queries, not scaled here; each group of them may serve several heads, in order.
+        k: keys, as the queries.
+        v: values, one for each head.
         log_g: logarithms of the decays, at most 0 (−∞ forgets all): (heads,) constant, (batch, heads, length), or
             (batch, heads, length, key_size); none if not given.
         chunk: tokens between two carried states; `sub` times a power of two.
@@ -83,6 +87,27 @@ def matrix_state_scan(
     length = q.shape[2]
     while chunk > sub and chunk // 2 >= length:
         chunk //= 2
+    if q.device.type == "cpu" and (log_g is None or log_g.shape[-1] == 1) and not _transformed():
+        tensors = [t for t in (q, k, v, log_g, state) if t is not None]
+        keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        gates = None if log_g is None else log_g[..., 0]
+        y, state, _ = scan_forward(q, k, v, gates, state, chunk, keep)
+        y = y.transpose(1, 2)
+    else:
+        y, state = scan_in_chunks(q, k, v, log_g, state, chunk, sub)
+    y = (y.flip(2) if reverse else y).to(out_dtype)
+    return (y, state) if return_state else y
+
+
+def scan_in_chunks(
+    q: Tensor, k: Tensor, v: Tensor, log_g: Tensor | None, state: Tensor, chunk: int, sub: int = 4
+) -> tuple[Tensor, Tensor]:
+    """The chunk form in plain PyTorch, of tensors that were checked: outputs and last state.
+
+    What runs on other devices, with a gate for each coordinate, and where a gradient is differentiated again.
+    """
+    length, heads = q.shape[2], v.shape[1]
+    q, k = (t.repeat_interleave(heads // t.shape[1], 1) for t in (q, k))
     padding = -length % chunk
     if padding:  # padded tokens write nothing (k = 0) and decay nothing (log_g = 0)
         q, k, v = (_pad(t, padding) for t in (q, k, v))
@@ -103,14 +128,20 @@ def matrix_state_scan(
     for i in range(written.shape[2]):
         before.append(state)
         state = written[:, :, i] + (state if kept is None else kept[:, :, i] * state)
-    y = (inside + reading @ torch.stack(before, 2)).flatten(2, 3)[:, :, :length]
-    y = (y.flip(2) if reverse else y).to(out_dtype)
-    return (y, state) if return_state else y
+    return (inside + reading @ torch.stack(before, 2)).flatten(2, 3)[:, :, :length], state
+
+
+def _transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is at work; compiled operators have neither."""
+    if torch.compiler.is_compiling():
+        return False
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    return forward_mode or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def matrix_state_scan_reference(
-    q: Float[Tensor, "batch heads length key_size"],
-    k: Float[Tensor, "batch heads length key_size"],
+    q: Float[Tensor, "batch groups length key_size"],
+    k: Float[Tensor, "batch groups length key_size"],
     v: Float[Tensor, "batch heads length value_size"],
     log_g: Gate | None = None,
     state: State | None = None,
@@ -120,6 +151,7 @@ def matrix_state_scan_reference(
     """`matrix_state_scan` token by token: the oracle. Its backward pass takes time quadratic in the length."""
     out_dtype = q.dtype
     q, k, v, log_g, state = _prepare(q, k, v, log_g, state)
+    q, k = (t.repeat_interleave(v.shape[1] // t.shape[1], 1) for t in (q, k))
     times = range(q.shape[2])
     outputs = []
     for t in reversed(times) if reverse else times:
@@ -131,8 +163,8 @@ def matrix_state_scan_reference(
 
 def matrix_state_step(
     state: State,
-    q: Float[Tensor, "batch heads key_size"],
-    k: Float[Tensor, "batch heads key_size"],
+    q: Float[Tensor, "batch groups key_size"],
+    k: Float[Tensor, "batch groups key_size"],
     v: Float[Tensor, "batch heads value_size"],
     log_g: Float[Tensor, " heads"] | Float[Tensor, "batch heads"] | Float[Tensor, "batch heads key_size"] | None = None,
 ) -> tuple[Float[Tensor, "batch heads value_size"], State]:
@@ -140,7 +172,8 @@ def matrix_state_step(
     out_dtype = q.dtype
     gate = log_g if log_g is None or log_g.dim() == 1 else log_g[:, :, None]
     q, k, v, gate, state = _prepare(q[:, :, None], k[:, :, None], v[:, :, None], gate, state)
-    y, state = _token(state, q[:, :, 0], k[:, :, 0], v[:, :, 0], None if gate is None else gate[:, :, 0])
+    q, k = (t[:, :, 0].repeat_interleave(v.shape[1] // t.shape[1], 1) for t in (q, k))
+    y, state = _token(state, q, k, v[:, :, 0], None if gate is None else gate[:, :, 0])
     return y.to(out_dtype), state
 
 
@@ -207,11 +240,14 @@ def _prepare(
         raise ValueError(
             f"q, k, v must be (batch, heads, length, size); got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
         )
-    batch, heads, length, key_size = q.shape
+    batch, groups, length, key_size = q.shape
+    heads = v.shape[1]
     if length < 1:
         raise ValueError(f"q has shape {tuple(q.shape)}: at least one token is needed")
+    if heads % groups:
+        raise ValueError(f"q has {groups} heads and v has {heads}: each head of q serves the same number of v's")
     expected = {
-        "k": (k, [(batch, heads, length, key_size)]),
+        "k": (k, [(batch, groups, length, key_size)]),
         "v": (v, [(batch, heads, length, v.shape[-1])]),
         "log_g": (log_g, [(heads,), (batch, heads, length), (batch, heads, length, key_size)]),
         "state": (state, [(batch, heads, key_size, v.shape[-1])]),
@@ -219,7 +255,8 @@ def _prepare(
     for name, (tensor, shapes) in expected.items():
         if tensor is not None and tuple(tensor.shape) not in shapes:
             allowed = " or ".join(map(str, shapes))
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; with q {tuple(q.shape)} it must be {allowed}")
+            fitting = f"q {tuple(q.shape)} and {heads} heads"
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; with {fitting} it must be {allowed}")
     if state is not None and state.dtype in (torch.float16, torch.bfloat16):
         raise ValueError(f"state is {state.dtype}: it sums over the whole sequence and must be float32 or float64")
     if log_g is not None:
@@ -236,5 +273,5 @@ def _prepare(
     dtype = torch.float64 if wide else torch.float32
     q, k, v, log_g, state = (None if t is None else t.to(dtype) for t in (q, k, v, log_g, state))
     if state is None:
-        state = q.new_zeros((batch, heads, key_size, v.shape[-1]))
+        state = q.new_zeros(batch, heads, key_size, v.shape[-1])
     return q, k, v, log_g, state

@@ -114,9 +114,11 @@ class DeltaNet(nn.Module):
         """Queries, keys, values and strengths with heads and factors apart, and the convolution's new state."""
         qkv = torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), -1)
         if self.conv1d is not None:
-            qkv, inputs = self.conv1d(qkv.mT, inputs)
+            qkv, inputs = self.conv1d(qkv.mT, inputs, silu=True)
             qkv = qkv.mT
-        qkv = F.silu(qkv).unflatten(-1, (1 + 2 * self.n_householder, self.num_heads, self.head_size))
+        else:
+            qkv = F.silu(qkv)
+        qkv = qkv.unflatten(-1, (1 + 2 * self.n_householder, self.num_heads, self.head_size))
         q, k, v = qkv.permute(0, 3, 1, 2, 4).split((1, self.n_householder, self.n_householder), 3)
         beta = self.b_proj(x).unflatten(-1, (self.n_householder, self.num_heads)).permute(0, 3, 1, 2)
         return F.normalize(q[:, :, :, 0], dim=-1), k, v, self.beta_range * torch.sigmoid(beta), inputs

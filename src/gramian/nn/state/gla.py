@@ -159,8 +159,8 @@ class GatedLinearAttention(nn.Module):
         """Queries, keys and values with heads apart, and the convolution's new state."""
         qkv = torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), -1)
         if self.conv1d is not None:
-            qkv, inputs = self.conv1d(qkv.mT, inputs)
-            qkv = F.silu(qkv.mT)
+            qkv, inputs = self.conv1d(qkv.mT, inputs, silu=True)
+            qkv = qkv.mT
         size = x.shape[-1]
         q, k, v = (self._heads(t) for t in qkv.split((size // 2, size // 2, size), -1))
         return q * self.key_size**-0.5, k, v, inputs

@@ -109,8 +109,7 @@ class Mamba(nn.Module):
         if state is None:
             state = self.initial_state(x.shape[0])
         x, z = self.in_proj(x).mT.chunk(2, 1)
-        x, inputs = self.conv1d(x, state.inputs)
-        x = F.silu(x)
+        x, inputs = self.conv1d(x, state.inputs, silu=True)
         dt, B, C = self._coefficients(x.mT)
         y, scanned = selective.selective_scan(
             x,
@@ -135,8 +134,8 @@ class Mamba(nn.Module):
         if state is None:
             state = self.initial_state(x.shape[0])
         x, z = self.in_proj(x).chunk(2, -1)
-        x, inputs = self.conv1d(x[..., None], state.inputs)
-        x = F.silu(x[..., 0])
+        x, inputs = self.conv1d(x[..., None], state.inputs, silu=True)
+        x = x[..., 0]
         dt, B, C = self._coefficients(x)
         y, scanned = selective.selective_scan_step(
             state.scan,

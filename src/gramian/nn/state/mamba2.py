@@ -153,7 +153,7 @@ class Mamba2(nn.Module):
         v = x.transpose(1, 2)
         dt = dt.mT[..., None]
         y, memory = matrix_state.matrix_state_scan(
-            self._per_head(C), self._per_head(B), v.to(dt.dtype) * dt, dt[..., 0] * self._rates()[:, None],
+            C.transpose(1, 2), B.transpose(1, 2), v.to(dt.dtype) * dt, dt[..., 0] * self._rates()[:, None],
             chunk=self.chunk, state=state.memory, return_state=True,
         )  # fmt: skip
         y = y + self.D[:, None, None] * v
@@ -167,9 +167,8 @@ class Mamba2(nn.Module):
             state = self.initial_state(x.shape[0])
         z, x, B, C, dt, inputs = self.coefficients(x[:, None], state.inputs)
         v, dt = x[:, 0], dt[:, 0]
-        q, k = (self._per_head(t)[:, :, 0] for t in (C, B))
         y, memory = matrix_state.matrix_state_step(
-            state.memory, q, k, v.to(dt.dtype) * dt[..., None], dt * self._rates()
+            state.memory, C[:, 0], B[:, 0], v.to(dt.dtype) * dt[..., None], dt * self._rates()
         )
         y = y + self.D[:, None] * v
         return self.read(y.flatten(1), z[:, 0]), Mamba2State(inputs, memory)
@@ -187,8 +186,8 @@ class Mamba2(nn.Module):
         """All that the recurrence needs of the sequence: z, x, B, C, step sizes, and the convolution's new state."""
         shared = self.num_groups * self.state_size
         z, mixed, dt = self.in_proj(u).split((self.inner, self.inner + 2 * shared, self.num_heads), -1)
-        mixed, inputs = self.conv1d(mixed.mT, inputs)
-        x, B, C = F.silu(mixed.mT).split((self.inner, shared, shared), -1)
+        mixed, inputs = self.conv1d(mixed.mT, inputs, silu=True)
+        x, B, C = mixed.mT.split((self.inner, shared, shared), -1)
         x = x.unflatten(-1, (self.num_heads, self.head_size))
         B, C = (t.unflatten(-1, (self.num_groups, self.state_size)) for t in (B, C))
         return z, x, B, C, self.step_sizes(dt), inputs
@@ -205,7 +204,3 @@ class Mamba2(nn.Module):
     def _rates(self) -> Tensor:
         """A, one a head."""
         return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-
-    def _per_head(self, coefficients: Tensor) -> Tensor:
-        """(batch, length, groups, state) → (batch, heads, length, state)."""
-        return coefficients.transpose(1, 2).repeat_interleave(self.num_heads // self.num_groups, 1)
