@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
 from gramian.analysis.geometry.dimension import intrinsic_dimension, neighbour_distances
@@ -26,6 +27,13 @@ def test_maximum_likelihood_is_its_formula():
     r = neighbour_distances(x, 7).numpy()
     expected = 1 / np.mean([np.mean([np.log(row[6] / row[j]) for j in range(6)]) for row in r])
     assert intrinsic_dimension(x, "mle", neighbours=7) == pytest.approx(expected)
+
+
+def test_the_digits_have_the_dimensions_of_scikit_dimension():
+    """Figures of scikit-dimension 0.5.0; its TwoNN leaves out one ratio less."""
+    x = torch.tensor(load_digits().data / 16)
+    assert intrinsic_dimension(x, "mle", neighbours=20) == pytest.approx(6.844815332043865, rel=1e-9)
+    assert intrinsic_dimension(x, "twonn", trim=0.1) == pytest.approx(8.908172764810415, rel=2e-4)
 
 
 @pytest.mark.parametrize("method", ["twonn", "mle", "lpca"])

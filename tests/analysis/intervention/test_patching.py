@@ -78,3 +78,26 @@ def test_what_patching_refuses():
         patch_subspace(net, "layers.0", torch.eye(8), ids, ids[:, :4])
     with pytest.raises(ValueError, match="no module matches"):
         patch_subspace(net, "layers.7", torch.eye(8), ids, ids)
+
+
+# what nnsight 0.8.1 gives for the network and inputs below: two directions of the third layer's output, in the second
+# place of each row, taken from the run on `source`
+NNSIGHT = [
+    [-0.683383, 0.608691, 0.703392],
+    [1.908485, -4.632905, -1.767913],
+    [0.678213, -0.124403, -0.641341],
+    [1.495298, -1.382488, -1.429489],
+]
+
+
+def test_patched_outputs_are_those_of_nnsight():
+    net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3)).double()
+    with torch.no_grad():
+        for k, p in enumerate(net.parameters()):
+            p.copy_(torch.sin(torch.arange(p.numel(), dtype=torch.float64) * (1.3 + k)).view(p.shape))
+    steps = torch.arange(20, dtype=torch.float64)
+    base, source = torch.cos(steps).view(2, 2, 5), torch.sin(2 * steps).view(2, 2, 5)
+    directions = torch.linalg.qr(torch.cos(steps[:16]).view(8, 2)).Q
+    found = patch_subspace(net, "2", directions, base, source, 1)
+    expected = torch.tensor(NNSIGHT, dtype=torch.float64).view(2, 2, 3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
