@@ -93,6 +93,9 @@ def test_the_strongest_pairs_and_cells_that_do_not_tile():
         pool_cells(0)
 
 
+LEVELS = ("token", "embedding")
+
+
 class Encoder(nn.Module):
     """One attention layer without biases, as a transformers encoder calls it."""
 
@@ -124,6 +127,11 @@ def test_texts_by_hand_and_refusals():
     query, key, value = encoder.mix(normed).chunk(3, -1)
     wanted = torch.softmax(query @ key.mT, -1).mean(0)[:, None] * F.gelu(value)
     torch.testing.assert_close(found.left, wanted.T)
+    for at_once in (1, 64):  # one pass a token is one pass an entry, summed over the width
+        both = (bilrp_text(encoder, first, second, embeddings="norm", level=k, at_once=at_once) for k in LEVELS)
+        by_token, by_entry = both
+        torch.testing.assert_close(by_token.left, by_entry.left.unflatten(1, (3, 6)).sum(-1))
+        torch.testing.assert_close(by_token.right, by_entry.right.unflatten(1, (4, 6)).sum(-1))
     plain = bilrp_text(encoder, first, second, embeddings="norm", method="gradient")
     assert float(plain.matrix().sum().abs()) < 1e-3 * float(found.similarity.abs())
     with pytest.raises(ValueError, match="padding among the tokens"):

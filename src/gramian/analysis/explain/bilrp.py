@@ -221,5 +221,23 @@ def _of_text(
     def pool(relevance: Tensor) -> Tensor:
         return relevance.sum(-1).flatten(1) if level == "token" else relevance.flatten(1)
 
+    if method == "lrp" and level == "token" and ids.numel() < out.numel() and not mode.read:
+        return _by_tokens(out, kept[0], at_once), out.detach()
     seeds = torch.eye(out.numel(), dtype=out.dtype, device=out.device)
     return _factor(mode, out, kept[0], seeds, pool, at_once), out.detach()
+
+
+def _by_tokens(out: Tensor, source: Tensor, at_once: int) -> Tensor:
+    r"""Relevance of each token for each entry of `out`, in one pass a token instead of one an entry.
+
+    The frozen network is a linear map J of its input: what token i sends to entry m, \(\sum_d J_{m,id}\, x_{id}\), is
+    entry m of J applied to the input with all other tokens at zero. J is the derivative of \(u \mapsto J^\top u\).
+    """
+    u = torch.zeros_like(out, requires_grad=True)
+    (pulled,) = torch.autograd.grad(out, source, u, create_graph=True)
+    alone = torch.diag_embed(source.detach()[0].mT).permute(2, 1, 0)[:, None]  # (tokens, 1, tokens, width)
+    sent = [
+        torch.autograd.grad(pulled, u, some, retain_graph=True, is_grads_batched=True)[0]
+        for some in alone.split(at_once)
+    ]
+    return torch.cat(sent).mT.detach()
