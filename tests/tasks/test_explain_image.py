@@ -95,3 +95,15 @@ def test_bad_input(mine, tmp_path):
     save_file(nn.Sequential(nn.Linear(3, 2)).state_dict(), flat)
     with pytest.raises(ValueError, match="does not take pictures"):
         task.load(pictures, weights=str(flat), factory=f"{tmp_path / 'flat.py'}:make", layer="0")
+
+
+def test_facets_of_a_class_show_what_the_network_looks_for(mine, tmp_path):
+    settings = [f"{k}={v}" for k, v in (options(mine) | {"facets": 2}).items()]
+    apply.apply("explain-image", "grad-cam", tmp_path / "out", data=str(mine / "pictures"), settings=settings)
+    found = sorted((tmp_path / "out").rglob("facet-*.png"))
+    assert [f.name for f in found] == ["facet-class-0-0.png", "facet-class-0-1.png"]
+    for file in found:
+        red, _, blue = np.asarray(Image.open(file), dtype=float).mean((0, 1))
+        assert red > blue + 20
+    with pytest.raises(ValueError, match="facets=-1"):
+        task.load(str(mine / "pictures"), **options(mine), facets=-1)

@@ -3,7 +3,8 @@
 The data are photographs (``photographs``, or any named picture), or an image file or folder of yours. They are
 explained for what EfficientNet-Lite0 answers, or for ``--set label=NUMBER``; a network of yours comes with
 ``--set weights=net.safetensors --set factory=net.py:make``, and ``--set layer=NAME`` names the layer whose features
-Eigen-CAM and Grad-CAM read.
+Eigen-CAM and Grad-CAM read. ``apply --set facets=3`` also paints three synthetic pictures of each class, one for each
+kind of crop of the pictures: what the network looks for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from gramian import data as sets
 from gramian import models
-from gramian.analysis.explain import cam, faithfulness, linear_scope, relevance
+from gramian.analysis.explain import cam, faithfulness, linear_scope, maximize, relevance
+from gramian.analysis.explain import facets as facet_groups
 from gramian.lab import Run
 from gramian.models.vision import efficientnet_lite
 from gramian.nn.fold import fold_batch_norm
@@ -49,6 +51,8 @@ class Subject:
         words: the classes' names.
         layer: whose features the class activation maps read.
         bounds: smallest and largest value that a prepared pixel can have.
+        facets: how many synthetic pictures of each class are saved with the maps.
+        side: of those pictures, in pixels.
     """
 
     model: nn.Module
@@ -59,6 +63,8 @@ class Subject:
     words: tuple[str, ...]
     layer: str
     bounds: tuple[float, float]
+    facets: int = 0
+    side: int = 224
 
 
 Explain = Callable[[Subject], Tensor]
@@ -77,7 +83,10 @@ class Explanation:
         self.method, self.subject, self.maps = method, subject, maps
 
     def save(self, path: Path) -> None:
-        """Write the maps to ``path``, the method's name beside it, and ``<picture>.png`` with the map laid over it."""
+        """Write the maps to ``path``, the method's name beside it, and ``<picture>.png`` with the map laid over it.
+
+        Facets, if asked, go to ``facet-<class>-<number>.png``.
+        """
         from safetensors.torch import save_file
 
         if self.subject is None or self.maps is None:
@@ -86,6 +95,9 @@ class Explanation:
         Path(path).with_suffix(".method.json").write_text(json.dumps({"method": self.method}), encoding="utf-8")
         for number, name in enumerate(self.subject.pictures):
             overlay(self.subject, self.maps, number).save(Path(path).parent / f"{Path(name).stem}.png")
+        if self.subject.facets:
+            for name, picture in class_facets(self.subject).items():
+                _image(picture, self.subject.bounds).save(Path(path).parent / f"facet-{name}.png")
 
     @classmethod
     def load(cls, path: Path) -> Explanation:
@@ -97,7 +109,14 @@ class Explanation:
 
 
 def load(
-    data: str, target: str | None = None, *, layer: str = "", label: int = -1, weights: str = "", factory: str = ""
+    data: str,
+    target: str | None = None,
+    *,
+    layer: str = "",
+    label: int = -1,
+    facets: int = 0,
+    weights: str = "",
+    factory: str = "",
 ) -> Problem:
     """Prepare the pictures and ask the network what it sees.
 
@@ -105,14 +124,18 @@ def load(
         data: ``photographs``, the name of a picture in the catalogue, an image file, or a folder of images.
         layer: the dotted name of a layer with (batch, channels, height, width) features.
         label: the class to explain for all pictures; -1 takes what the network answers.
+        facets: how many synthetic pictures of each class `apply` is to paint; 0 for none.
         weights, factory: a file of weights and package.module:function or file.py:function that builds the network,
             which takes pictures as EfficientNet-Lite0 does: 224 × 224, (pixel − 127) / 128.
 
     Raises:
-        ValueError: no picture, a layer or a class that is not there, or a network that does not take these pictures.
+        ValueError: no picture, a layer or a class that is not there, a network that does not take these pictures, or
+            a negative number of facets.
     """
     if target is not None:
         raise ValueError(f"target={target!r}: pictures have no columns; --set label=NUMBER chooses a class")
+    if facets < 0:
+        raise ValueError(f"facets={facets}: a number of pictures of each class, or 0 for none")
     name, pictures, names = _pictures(data)
     if weights or factory:
         if not layer:
@@ -138,7 +161,8 @@ def load(
     sure = scores.softmax(1).gather(1, labels[:, None])[:, 0]
     words = tuple(classes[k].split(",")[0] if classes else f"class {k}" for k in labels.tolist())
     bounds = tuple(float(v) for v in efficientnet_lite.standardize(torch.tensor([0.0, 255.0])))
-    subject = Subject(model, x, labels, sure, tuple(names), words, layer, (bounds[0], bounds[1]))
+    side = 224 if weights or factory else 128  # EfficientNet takes any side; smaller ones are painted faster
+    subject = Subject(model, x, labels, sure, tuple(names), words, layer, (bounds[0], bounds[1]), facets, side)
     facts = {"pictures": len(x), "layer of the activation maps": layer,
              **{n: f"{w} ({p:.0%})" for n, w, p in zip(names, words, sure.tolist(), strict=True)}}  # fmt: skip
     note = (
@@ -208,15 +232,53 @@ def _box(heat: Tensor) -> tuple[int, int, int, int] | tuple[None, None, None, No
 
 def overlay(subject: Subject, maps: Tensor, number: int) -> Any:
     """A picture with its map laid over it: what is cold is dimmed, what is hot shines orange."""
-    from PIL import Image
-
-    low, high = subject.bounds
-    pixels = ((subject.x[number].permute(1, 2, 0) - low) / (high - low)).clamp(0, 1)
+    pixels = _pixels(subject.x[number], subject.bounds)
     heat = maps[number].clamp(min=0)
     heat = (heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny))[..., None]
     warm = torch.tensor([1.0, 0.55, 0.1])
     mixed = pixels * (0.35 + 0.65 * heat) * (1 - 0.35 * heat) + 0.35 * heat * warm
-    return Image.fromarray((mixed * 255).round().to(torch.uint8).numpy())
+    return _image(mixed.permute(2, 0, 1), (0.0, 1.0))
+
+
+def class_facets(subject: Subject, crops: int = 48, steps: int = 30) -> dict[str, Tensor]:
+    """Synthetic pictures of each class that is explained, by name: one for each kind of crop of its pictures.
+
+    Args:
+        crops: random squares of the class's pictures, which are grouped by the features of the subject's layer.
+        steps: of the ascent from the mean of each group.
+    """
+    prior = maximize.Prior(jitter=4, blur=(0.5, 0.3), smoothness=5.0, centre=0.4, bounds=subject.bounds)
+    rng = numpy.random.default_rng(0)
+    found = {}
+    for label in subject.labels.unique().tolist():
+        chosen = (subject.labels == label).nonzero()[:, 0].tolist()
+        parts = [_crop(subject.x[chosen[k % len(chosen)]], subject.side, rng) for k in range(crops)]
+        viewer = facet_groups.MultifacetedVisualizer(subject.model, "", label, codes=subject.layer)
+        pictures = viewer.fit(torch.stack(parts), subject.facets, steps=steps, rate=10.0, prior=prior).images
+        word = subject.words[chosen[0]].replace(" ", "-")
+        found |= {f"{word}-{k}": picture for k, picture in enumerate(pictures)}
+    return found
+
+
+def _crop(picture: Tensor, side: int, rng: numpy.random.Generator) -> Tensor:
+    """A random square of at least half the picture's side, at the side that the network is given."""
+    size = int(rng.integers(picture.shape[-1] // 2, picture.shape[-1] + 1))
+    top, left = (int(rng.integers(0, n - size + 1)) for n in picture.shape[1:])
+    part = picture[None, :, top : top + size, left : left + size]
+    return nn.functional.interpolate(part, size=(side, side), mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def _pixels(picture: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """A prepared picture as (height, width, channels) in [0, 1]."""
+    low, high = bounds
+    return ((picture.permute(1, 2, 0) - low) / (high - low)).clamp(0, 1)
+
+
+def _image(picture: Tensor, bounds: tuple[float, float]) -> Any:
+    """A prepared picture for a file."""
+    from PIL import Image
+
+    return Image.fromarray((_pixels(picture, bounds) * 255).round().to(torch.uint8).numpy())
 
 
 def _smooth(maps: Tensor) -> Tensor:
