@@ -154,11 +154,12 @@ def linearity_profile(
             for drop, chain in chains.items():
                 for link, name in enumerate(piece):
                     found[drop, name] = _figures(name, drop, chain.pair(link), held)
+            del chains, chain  # before the next are made: the cap is on what is held at once
             if held_out:
-                del chains, chain
                 for drop, chain in _gather(model, piece, held_out, drops).items():
                     for link, name in enumerate(piece):
                         found[drop, name] = _on_other_text(found[drop, name], chain.pair(link))
+                del chain
     finally:
         for module, training in modes:
             module.training = training
