@@ -1,0 +1,1 @@
+"""Which of several features of its input a model decides by."""
