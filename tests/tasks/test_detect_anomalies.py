@@ -47,14 +47,14 @@ def test_a_texture_becomes_crops():
     assert sorted(set(problem.test_labels)) == ["normal", "turned patch"]
     assert problem.facts == {"train": 80, "test": 80, "anomalous": 40, "side": 128}
     again = task.load(task.DEFAULT)
-    assert all((a == b).all() for a, b in zip(problem.test.images, again.test.images))
+    assert all((a == b).all() for a, b in zip(problem.test.items, again.test.items))
 
 
 def test_an_image_file_is_a_texture(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (150, 160, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "cloth.png")
     problem = task.load(str(tmp_path / "cloth.png"))
-    assert problem.test.images[0].shape == (128, 128, 3)
+    assert problem.test.items[0].shape == (128, 128, 3)
     Image.fromarray(pixels[:100]).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match="100 × 160 pixels holds no crops of 128"):
         task.load(str(tmp_path / "small.png"))
@@ -77,11 +77,11 @@ def test_every_method_finds_squares_and_survives_saving(name, folder, tmp_path):
     assert figures["average_precision"] == pytest.approx(1.0)
     assert min(figures["fit_s"], figures["predict_s"]) > 0
     frame = task.predict(model, problem)
-    assert list(frame.columns) == ["image", "label", "score", "anomalous"]
+    assert list(frame.columns) == ["example", "label", "score", "anomalous"]
     bad = frame.label != "good"
     assert frame.score[bad].min() > frame.score[~bad].max()
-    np.testing.assert_allclose(frame.score, -model.score_samples(problem.test.images))
-    assert frame.anomalous.tolist() == (model.predict(problem.test.images) == -1).tolist()
+    np.testing.assert_allclose(frame.score, -model.score_samples(problem.test.items))
+    assert frame.anomalous.tolist() == (model.predict(problem.test.items) == -1).tolist()
     persistence.save(model, tmp_path / "model")
     pd.testing.assert_frame_equal(task.predict(persistence.load(tmp_path / "model"), problem), frame)
 
@@ -97,7 +97,7 @@ def test_normal_pictures_alone_are_fitted_and_scored(folder, tmp_path):
     assert problem.test_labels is None
     figures, model = task.evaluate(EVERY["pca-pixels"], problem, Run(tmp_path))
     assert set(figures) == {"fit_s", "predict_s"}
-    assert list(task.predict(model, problem).columns) == ["image", "score", "anomalous"]
+    assert list(task.predict(model, problem).columns) == ["example", "score", "anomalous"]
 
 
 @needs_data
@@ -115,7 +115,7 @@ def test_nearest_neighbours_by_hand():
     model = task.NeighbourDistance(neighbours=2).fit(x)
     np.testing.assert_allclose(model.score_samples(np.array([[1.0], [10.0]])), [-0.5, -7.0])
     assert model.predict(np.array([[1.0], [10.0]])).tolist() == [1, -1]
-    with pytest.raises(ValueError, match="1 normal picture"):
+    with pytest.raises(ValueError, match="1 normal example"):
         task.NeighbourDistance().fit(x[:1])
 
 
@@ -151,12 +151,92 @@ def test_folders_laid_out_otherwise_are_refused(folder, tmp_path):
 def test_other_data_and_a_target_are_refused(tmp_path):
     with pytest.raises(ValueError, match="target='label'"):
         task.load("brick", target="label")
-    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n5,6\n")
-    with pytest.raises(ValueError, match="holds Table, not a picture"):
-        task.load(str(tmp_path / "t.csv"))
+    np.save(tmp_path / "series.npy", np.zeros((5, 3)))
+    with pytest.raises(ValueError, match="give a texture"):
+        task.load(str(tmp_path / "series.npy"))
     (tmp_path / "one").mkdir()
     with pytest.raises(UserError, match="holds no images"):
         applying.apply("detect-anomalies", "pca-pixels", tmp_path / "out", data=str(tmp_path / "one"))
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """Two readings that rise together where all is well."""
+    rng = np.random.default_rng(0)
+    heat = rng.normal(60, 5, 130)
+    speed = 2 * heat + rng.normal(0, 1, 130)
+    speed[100:] -= 15
+    frame = pd.DataFrame({"heat": heat, "speed": speed, "state": ["ok"] * 100 + ["worn"] * 30})
+    frame.to_csv(tmp_path / "machines.csv", index=False)
+    return tmp_path / "machines.csv"
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+def test_rows_of_a_table(name, machines, tmp_path):
+    problem = task.load(str(machines), "state")
+    assert problem.facts == {"train": 50, "test": 80, "examples": "rows", "anomalous": 30}
+    figures, model = task.evaluate(EVERY[name], problem, Run(tmp_path / "run"))
+    gaussian = name.startswith("gaussian")
+    assert figures["auroc"] > (0.99 if gaussian else 0.6), figures  # the pair is unlikely, each reading is not
+    frame = task.predict(model, problem)
+    assert frame.example[0].startswith("row ")
+    persistence.save(model, tmp_path / "model")
+    pd.testing.assert_frame_equal(task.predict(persistence.load(tmp_path / "model"), problem), frame)
+
+
+def test_the_normal_value_of_a_table(machines):
+    problem = task.load(str(machines), "state", normal="worn")
+    assert problem.facts["train"] == 15
+    assert set(problem.test_labels) == {"normal", "ok"}
+    with pytest.raises(ValueError, match="normal='broken'"):
+        task.load(str(machines), "state", normal="broken")
+    with pytest.raises(ValueError, match="stage"):
+        task.load(str(machines), "stage")
+    with pytest.raises(ValueError, match="has text in state: name the column"):
+        task.load(str(machines))
+    pd.read_csv(machines).drop(columns="state").to_csv(machines.with_name("plain.csv"), index=False)
+    assert task.load(str(machines.with_name("plain.csv"))).test_labels is None
+
+
+def write_texts(root):
+    """Sentences on cooking, and some on ships."""
+    dishes = ("soup", "bread", "rice", "pasta", "salad", "cake", "stew", "pie", "curry", "omelette")
+    meals = [f"Season the {d} with salt and let it cook on a low flame until {w}." for d in dishes for w in ("soft", "brown", "done")]  # fmt: skip # noqa: E501
+    ships = [f"The {s} left the harbour at dawn and sailed north against the wind." for s in ("frigate", "schooner", "ferry", "brig")]  # fmt: skip # noqa: E501
+    for folder, texts in (("train/good", meals[:20]), ("test/good", meals[20:]), ("test/ships", ships)):
+        (root / folder).mkdir(parents=True)
+        for k, text in enumerate(texts):
+            (root / folder / f"{k:02}.txt").write_text(text)
+    return meals, ships
+
+
+@pytest.mark.skipif(not data.is_here("all_minilm_l6_v2"), reason="gramian data fetch all_minilm_l6_v2")
+def test_texts_in_folders_and_in_a_column(tmp_path):
+    meals, ships = write_texts(tmp_path / "texts")
+    problem = task.load(str(tmp_path / "texts"))
+    assert problem.facts == {"train": 20, "test": 14, "examples": "texts", "anomalous": 4}
+    for name, method in EVERY.items():
+        figures, model = task.evaluate(method, problem, Run(tmp_path / name))
+        assert figures["auroc"] > 0.9, (name, figures)
+    assert task.predict(model, problem).example.iloc[-1] == "test/ships/03.txt"
+    frame = pd.DataFrame({"text": meals + ships, "kind": ["meal"] * 30 + ["ship"] * 4})
+    frame.to_csv(tmp_path / "texts.csv", index=False)
+    column = task.load(str(tmp_path / "texts.csv"), "kind")
+    assert column.facts["anomalous"] == 4
+    figures, _ = task.evaluate(EVERY["gaussian-ad"], column, Run(tmp_path / "column"))
+    assert figures["auroc"] > 0.9
+
+
+def test_texts_laid_out_otherwise_are_refused(tmp_path):
+    write_texts(tmp_path / "texts")
+    for file in (tmp_path / "texts" / "train").rglob("*.txt"):
+        file.unlink()
+    with pytest.raises(ValueError, match="texts in test/ but not in train/"):
+        task.load(str(tmp_path / "texts"))
+    (tmp_path / "texts" / "train" / "empty.txt").write_text(" ")
+    problem = task.load(str(tmp_path / "texts"))
+    with pytest.raises(ValueError, match="text with words"):
+        task.evaluate(EVERY["gaussian-ad"], problem, Run(tmp_path / "run"))
 
 
 @needs_data

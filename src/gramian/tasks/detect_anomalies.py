@@ -1,15 +1,17 @@
-"""Detect anomalies: which pictures are unlike the normal ones?
+"""Detect anomalies: which examples are unlike the normal ones?
 
-The data are a texture (a named picture of ``gramian data list``, or an image file), whose crops are the
-normal pictures and of which some test crops hold a patch turned by 90 degrees; or a folder with
-``train/`` (normal pictures, loose or in ``good/``) and ``test/`` with one folder a kind, where ``good`` or
-``normal`` are normal and all others anomalous; or a folder of normal pictures alone.
+The data are pictures: a texture (a named picture of ``gramian data list``, or an image file), whose crops are the
+normal pictures and of which some test crops hold a patch turned by 90 degrees; or a folder with ``train/`` (normal
+pictures, loose or in ``good/``) and ``test/`` with one folder a kind, where ``good`` or ``normal`` are normal and all
+others anomalous; or a folder of normal pictures alone. A folder of text files is laid out alike. Of a table (a name, or
+a CSV) with ``--target COLUMN`` half of the normal rows are learned from (``--set normal=VALUE``, by default the most
+frequent); a single column of text is read as texts. Pictures are judged by EfficientNet-Lite0's levels, texts by
+MiniLM's.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +20,30 @@ import pandas
 from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
 
 from gramian import data as sets
+from gramian.estimators.anomaly.examples import kind_of
 from gramian.lab import Run
 from gramian.tasks.support.contract import Method, Problem, fit_timed
+from gramian.tasks.support.examples import NORMAL, Examples, Split, read_texts, split_table
 
 TITLE = "Detect anomalies"
 HEADLINE = "auroc"
 METRICS = {"auroc": "higher", "average_precision": "higher"}
 DEFAULT = "brick"
 
-NORMAL = ("good", "normal")
 SHARE = 0.9973  # of the normal pictures that a threshold is to leave alone
 
 
-def _gaussian_ad(seed: int) -> Any:
-    from gramian.estimators.anomaly import image_detector
+def _gaussian_ad(seed: int, reduction: str | None = None) -> Any:
+    from sklearn.pipeline import make_pipeline
 
-    return image_detector()
+    from gramian.estimators.anomaly import GaussianAD
+    from gramian.estimators.anomaly.examples import ExampleFeatures
+
+    return make_pipeline(ExampleFeatures(), GaussianAD(reduction))
 
 
 def _gaussian_ad_npca(seed: int) -> Any:
-    from gramian.estimators.anomaly import image_detector
-
-    return image_detector("npca")
+    return _gaussian_ad(seed, "npca")
 
 
 def _on_features(detector: Any) -> Any:
@@ -47,9 +51,9 @@ def _on_features(detector: Any) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from gramian.estimators.anomaly import LevelFeatures
+    from gramian.estimators.anomaly.examples import ExampleFeatures
 
-    return make_pipeline(LevelFeatures(join=True), StandardScaler(), detector)
+    return make_pipeline(ExampleFeatures(join=True), StandardScaler(), detector)
 
 
 def _isolation_forest(seed: int) -> Any:
@@ -65,7 +69,7 @@ def _nearest_neighbours(seed: int) -> Any:
 def _pca_pixels(seed: int) -> Any:
     from sklearn.pipeline import make_pipeline
 
-    return make_pipeline(SmallPixels(), PCAResidual())
+    return make_pipeline(PlainFeatures(), PCAResidual())
 
 
 METHODS = {
@@ -76,13 +80,16 @@ METHODS = {
 }
 BASELINES = {
     "isolation-forest": Method(_isolation_forest, "isolation forest on the same features (scikit-learn)"),
-    "knn-distance": Method(_nearest_neighbours, "distance to the nearest normal pictures, same features"),
-    "pca-pixels": Method(_pca_pixels, "what the principal components of the pixels leave unexplained"),
+    "knn-distance": Method(_nearest_neighbours, "distance to the nearest normal examples, same features"),
+    "pca-pixels": Method(
+        _pca_pixels,
+        "what principal components leave unexplained of the pixels, of the words (TF-IDF), or of the columns",
+    ),
 }
 
 
 class _Thresholded(OutlierMixin, BaseEstimator):
-    """An outlier detector whose threshold is a quantile of the training pictures' own scores."""
+    """An outlier detector whose threshold is a quantile of the training examples' own scores."""
 
     def decision_function(self, X: Any) -> numpy.ndarray:
         return self.score_samples(X) - self.offset_
@@ -101,7 +108,7 @@ class NeighbourDistance(_Thresholded):
         from sklearn.neighbors import NearestNeighbors
 
         if len(X) < 2:
-            raise ValueError(f"{len(X)} normal picture given; a nearest neighbour needs at least 2")
+            raise ValueError(f"{len(X)} normal example given; a nearest neighbour needs at least 2")
         self.index_ = NearestNeighbors(n_neighbors=min(self.neighbours, len(X) - 1), algorithm="brute").fit(X)
         own = -self.index_.kneighbors()[0].mean(axis=1)  # without itself
         self.offset_ = float(numpy.quantile(own, 1 - SHARE))
@@ -121,7 +128,7 @@ class PCAResidual(_Thresholded):
         from sklearn.decomposition import PCA
 
         if len(X) < 2:
-            raise ValueError(f"{len(X)} normal picture given; principal components need at least 2")
+            raise ValueError(f"{len(X)} normal example given; principal components need at least 2")
         self.pca_ = PCA(self.variance, svd_solver="full").fit(X)
         self.offset_ = float(numpy.quantile(self.score_samples(X), 1 - SHARE))
         return self
@@ -130,19 +137,34 @@ class PCAResidual(_Thresholded):
         return -numpy.linalg.norm(X - self.pca_.inverse_transform(self.pca_.transform(X)), axis=1)
 
 
-class SmallPixels(TransformerMixin, BaseEstimator):
-    """Pictures as rows of grey values 0 … 1, resized to `side` × `side`."""
+class PlainFeatures(TransformerMixin, BaseEstimator):
+    """Examples without any network: grey values of small pictures, weights of words, standardized columns.
+
+    Args:
+        side: to which pictures are resized.
+    """
 
     def __init__(self, side: int = 64) -> None:
         self.side = side
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
+    def fit(self, X: Any, y: object = None) -> PlainFeatures:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.preprocessing import StandardScaler
 
-    def fit(self, X: Any, y: object = None) -> SmallPixels:
+        from gramian.estimators.anomaly.examples import kind_of
+
+        self.kind_ = kind_of(X)
+        if self.kind_ == "texts":
+            self.reader_ = TfidfVectorizer(sublinear_tf=True).fit(X)
+        if self.kind_ == "rows":
+            self.reader_ = StandardScaler().fit(numpy.stack(X))
         return self
 
     def transform(self, X: Any) -> numpy.ndarray:
+        if self.kind_ == "texts":
+            return self.reader_.transform(X).toarray()
+        if self.kind_ == "rows":
+            return self.reader_.transform(numpy.stack(X))
         from PIL import Image
 
         size = (self.side, self.side)
@@ -150,41 +172,55 @@ class SmallPixels(TransformerMixin, BaseEstimator):
         return numpy.stack([numpy.asarray(x, dtype=numpy.float64).ravel() for x in small]) / 255
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures, uint8 (height, width[, 3]) each, and what to call them in a table."""
-
-    images: list[numpy.ndarray]
-    names: list[str]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-def load(data: str, target: str | None = None, *, labelled: bool = True) -> Problem:
-    """Cut a texture into crops, or read a folder of the user's.
+def load(data: str, target: str | None = None, *, normal: str = "", labelled: bool = True) -> Problem:
+    """Cut a texture into crops, or read a folder or a table of the user's.
 
     Args:
-        data: the name of a picture in the catalogue, an image file, or a folder.
-        target: not used: labels are the folders' names.
+        data: the name of a picture or a table in the catalogue, an image file, a CSV, or a folder of pictures or texts.
+        target: the column of a table that says what a row is; labels of folders are their names.
+        normal: the target's value of normal rows; without it good, normal, or the most frequent.
         labelled: False to read a folder for prediction alone: normal pictures or several kinds need not be there,
             and a folder without train/ and test/ is scored whole.
 
     Raises:
-        ValueError: the data are no pictures, `target` is given, or the folder is not laid out as above.
+        ValueError: data of another kind, a `target` where there are no columns, or a folder not laid out as above.
     """
-    if target is not None:
-        raise ValueError(f"target={target!r}: pictures have no columns; the folders in test/ are labels")
     path = Path(data)
-    if path.is_dir():
-        return _folder(path, labelled)
-    found = sets.read(path) if path.exists() else sets.load(data)
+    if path.is_dir() and target is None:
+        texts = read_texts(path)
+        return _folder(path, labelled) if texts is None else _problem(path.name, texts, "texts", labelled)
+    found = None
+    if not path.is_dir():
+        found = sets.read(path, target) if path.exists() else sets.load(data)
+    if isinstance(found, sets.Table):
+        if target is not None and target not in found.frame:
+            raise ValueError(f"target={target!r}: the columns of {data} are {', '.join(found.frame.columns[:8])}")
+        chosen = sets.Table(found.name, found.frame, target or found.target)
+        split = split_table(chosen, normal)
+        return _problem(chosen.name, split, kind_of(split.train.items), labelled)
+    if target is not None:
+        raise ValueError(f"target={target!r}: pictures and texts have no columns; the folders in test/ are labels")
     if not isinstance(found, sets.Image):
         raise ValueError(
-            f"{data} holds {type(found).__name__}, not a picture: give a texture (brick, grass), an image file, "
-            "or a folder with train/ and test/good, test/<kind of anomaly>"
+            f"{data} holds {type(found).__name__}: give a texture (brick, grass), an image file, a table, or a folder "
+            "of pictures or texts with train/ and test/good, test/<kind of anomaly>"
         )
     return _texture(found)
+
+
+def _problem(name: str, split: Split, what: str, labelled: bool) -> Problem:
+    """A table or a folder of texts."""
+    facts: dict[str, Any] = {"train": len(split.train), "test": len(split.test), "examples": what}
+    note = "No labels: fitted on all examples, which count as normal, and scored on the same."
+    if split.train is not split.test:
+        note = "The test examples have no labels."
+    if split.labels is not None:
+        bad = _is_anomalous(split.labels)
+        if labelled and (bad.all() or not bad.any()):
+            raise ValueError(f"{name}: the test examples are all {'anomalous' if bad.all() else 'normal'}")
+        facts["anomalous"] = int(bad.sum())
+        note = "Learned from normal examples alone."
+    return Problem(name, split.train, None, split.test, split.labels, note, facts)
 
 
 def _texture(picture: Any) -> Problem:
@@ -192,8 +228,8 @@ def _texture(picture: Any) -> Problem:
 
     crops = texture_crops(picture.pixels, numpy.random.default_rng(0))
     labels = numpy.where(crops.anomalous, "turned patch", "normal")
-    train = Pictures(list(crops.train), [f"train crop {i}" for i in range(len(crops.train))])
-    test = Pictures(list(crops.test), [f"crop {i}" for i in range(len(crops.test))])
+    train = Examples(list(crops.train), [f"train crop {i}" for i in range(len(crops.train))])
+    test = Examples(list(crops.test), [f"crop {i}" for i in range(len(crops.test))])
     note = (
         f"Crops of one texture; the anomalous ones hold a patch of {crops.patch} pixels turned by 90 degrees. "
         "Training and test crops overlap: this asks for the patch, not for another wall."
@@ -252,8 +288,8 @@ def _images(folder: Path) -> Any:
     return found
 
 
-def _pictures(found: Any, root: Path) -> Pictures:
-    return Pictures(list(found.images), [str(f.relative_to(root)) for f in found.files])
+def _pictures(found: Any, root: Path) -> Examples:
+    return Examples(list(found.images), [str(f.relative_to(root)) for f in found.files])
 
 
 def _is_anomalous(labels: Any) -> numpy.ndarray:
@@ -261,7 +297,7 @@ def _is_anomalous(labels: Any) -> numpy.ndarray:
 
 
 def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, float], Any]:
-    """Fit on the normal pictures, score the test pictures; returns the figures and the fitted model.
+    """Fit on the normal examples, score the test examples; returns the figures and the fitted model.
 
     The features are computed within fit and predict, so that they count as cost. Without labels only the
     cost is measured.
@@ -269,9 +305,9 @@ def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, floa
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     model = method.build(run.seed)
-    fit_s = fit_timed(model, problem.train.images, None)
+    fit_s = fit_timed(model, problem.train.items, None)
     start = time.perf_counter()
-    score = -model.score_samples(problem.test.images)
+    score = -model.score_samples(problem.test.items)
     predict_s = time.perf_counter() - start
     figures = {"fit_s": fit_s, "predict_s": predict_s}
     if problem.test_labels is not None:
@@ -284,11 +320,11 @@ def evaluate(method: Method, problem: Problem, run: Run) -> tuple[dict[str, floa
 
 
 def predict(model: Any, problem: Problem) -> pandas.DataFrame:
-    """A row a test picture: its name, label where known, score (larger is more anomalous), and the verdict."""
-    frame = pandas.DataFrame({"image": problem.test.names})
+    """A row a test example: its name, label where known, score (larger is more anomalous), and the verdict."""
+    frame = pandas.DataFrame({"example": problem.test.names})
     if problem.test_labels is not None:
         frame["label"] = problem.test_labels
-    decision = model.decision_function(problem.test.images)
+    decision = model.decision_function(problem.test.items)
     inner = model[-1] if hasattr(model, "steps") else model
     frame["score"] = -(decision + inner.offset_)
     frame["anomalous"] = decision < 0
