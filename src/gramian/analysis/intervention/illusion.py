@@ -145,6 +145,7 @@ def das(
     steps: int = 200,
     lr: float = 0.05,
     positions: slice | int | None = None,
+    side: Literal["out", "in"] = "out",
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "width rank"]:
     """Distributed alignment search: the directions whose patch from `source` makes the loss smallest.
@@ -156,6 +157,7 @@ def das(
         loss: the model's output on the patched bases → a scalar to minimize, such as minus the difference of two
             logits. It sees all pairs at once.
         width: of the activation.
+        positions, side: where to patch, as `patch_subspace`.
         generator: draws where the search starts.
 
     Raises:
@@ -176,7 +178,7 @@ def das(
             p.requires_grad_(False)
 
         def step(run: nn.Module, _: Tensor) -> Tensor:
-            return loss(patch_subspace(model, name, run(), base, source, positions))
+            return loss(patch_subspace(model, name, run(), base, source, positions, side=side))
 
         fit(columns, (torch.zeros(1, 1),), step, steps=steps, lr=lr, batch_size=1, show_progress=False)
     finally:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gramian.analysis.intervention import illusion, patching
+from gramian import models
+from gramian.analysis.intervention import illusion, last_token, patching
+from gramian.data.synthetic.prompts import indirect_object
 from gramian.lab import Card, Run
 from gramian.linalg.manifold import orthogonal
 from gramian.optim.fit import fit
@@ -41,8 +43,9 @@ CARD = Card(
     use='v = das(model, "1", base, source, loss, width=64)\n'
     'report = illusion_report(model, "1", v[:, 0], model[2].weight, base, source, outcome)\n'
     "report.illusory, report.effect, report.row_effect",
-    reach="indirect object identification and factual recall in GPT-2; planted directions and small trained networks "
-    "stand in",
+    reach="indirect object identification and factual recall in GPT-2; here planted directions, small trained "
+    "networks, and indirect objects in SmolLM2",
+    needs=("language",),
     differs=(
         "A direction counts as illusory if its patch goes over half of the way to the source and less than half of "
         "that is left without the part that nobody reads; the paper gives the shares and draws no line.",
@@ -50,7 +53,9 @@ CARD = Card(
         "readable part is all that the output is made of, so it works by itself, and the split does not expose the "
         "deceiving direction. It takes the units one by one there.",
         "Found here: directions that a search finds in small trained networks are mostly readable, not illusory; the "
-        "table shows them.",
+        "table shows them. In SmolLM2 a direction of a feed-forward layer moves the answer far more than that whole "
+        "layer does, and loses about half of its effect without the part that nobody reads; the bounds were set after "
+        "one look at other prompts. Behind the residual stream every direction is read, so none can be dormant.",
     ),
 )
 
@@ -248,8 +253,64 @@ def a_search_finds_directions(run: Run, hiddens: tuple[int, ...] = (12,), steps:
     run.check("effect of a random direction, most", max(r["random direction"] for r in rows), below=0.6)
 
 
+def a_language_model(run: Run, layers: tuple[int, ...] = (18, 22), pairs: int = 32, steps: int = 40) -> None:
+    """Which of two names SmolLM2 says next: a direction of a feed-forward layer, that whole layer, the residual."""
+    tokenizer, model = models.tokenizer("smollm2-135m"), models.pretrained("smollm2-135m").eval()
+    prompts = indirect_object.indirect_object_prompts(tokenizer, 2 * pairs, run.generator(20))
+    net = last_token.LastToken(model, torch.cat((prompts.base, prompts.source)))
+    train, test = torch.arange(2 * pairs).split(pairs)
+
+    def leaning(rows: Tensor) -> illusion.Loss:
+        """Logit of the first name minus that of the second, for each pair."""
+        names = prompts.first[rows], prompts.second[rows]
+        return lambda logits: logits.gather(1, names[0][:, None])[:, 0] - logits.gather(1, names[1][:, None])[:, 0]
+
+    with torch.no_grad():
+        before, after = (leaning(test)(net(rows)) for rows in (test, test + 2 * pairs))
+    right = float(((before > 0) & (after < 0)).double().mean())
+    run.check("pairs in which SmolLM2 names the right one both times", right, above=0.9)
+    rows: list[dict[str, Any]] = []
+    places = [(k, "feed-forward") for k in layers] + [(layers[-1], "residual stream")]
+    for layer, kind in run.progress(places, "searching in SmolLM2"):
+        block = model.get_submodule(f"model.layers.{layer}")
+        if kind == "feed-forward":
+            name, side, reader = f"model.model.layers.{layer}.mlp.down_proj", "in", block.mlp.down_proj.weight
+        else:
+            name, side, reader = f"model.model.layers.{layer}", "out", _reading(model, layer + 1)
+        width = reader.shape[1]
+        found = illusion.das(net, name, train, train + 2 * pairs, lambda y: leaning(train)(y).mean(), width=width,
+                             steps=steps, side=side, generator=run.generator(30 + layer))  # fmt: skip
+        report = illusion.illusion_report(
+            net, name, found[:, 0], reader, test, test + 2 * pairs, leaning(test), side=side
+        )
+        with torch.no_grad():
+            out = patching.patch_subspace(net, name, torch.eye(width), test, test + 2 * pairs, side=side)
+        whole = float((leaning(test)(out) - before).mean() / (after - before).mean())
+        rows.append({"patched": f"{kind} of layer {layer}", "whole activation": whole, "one direction": report.effect,
+                     "readable part alone": report.row_effect, "unread share": report.null_share,
+                     "lost without the unread part": 1 - report.row_effect / report.effect})  # fmt: skip
+    run.table(
+        "SmolLM2: who is given the drink",
+        rows,
+        f"share of the way from one name to the other, on {pairs} pairs that the search did not see, last token; "
+        "1: the other name. A direction that does more than all directions together works through a dormant part.",
+    )
+    fed = rows[: len(layers)]
+    excess = min(r["one direction"] - r["whole activation"] for r in fed)
+    run.check("feed-forward layers: effect of one direction over that of the whole activation", excess, above=0.1,
+              paper="an MLP direction that patches although the MLP carries nothing")  # fmt: skip
+    lost = min(r["lost without the unread part"] for r in fed)
+    run.check("feed-forward layers: share of that lost without the unread part", lost, above=0.25)
+
+
+def _reading(model: nn.Module, layer: int) -> Tensor:
+    """The maps through which a layer's attention reads the residual stream, one above the other."""
+    attention = model.get_submodule(f"model.layers.{layer}.self_attn")
+    return torch.cat([attention.get_submodule(f"{k}_proj").weight for k in "qkv"]).detach()
+
+
 def experiment(run: Run, *, seeds: int = 20) -> None:
-    """The smallest deceiving network, patching against its definition, planted directions, and a search.
+    """The smallest deceiving network, patching against its definition, planted directions, searches, SmolLM2.
 
     Args:
         seeds: planted directions of each kind.
@@ -261,3 +322,4 @@ def experiment(run: Run, *, seeds: int = 20) -> None:
         a_search_finds_directions(run)
         return
     a_search_finds_directions(run, (6, 12, 24, 48), 300)
+    a_language_model(run)
