@@ -124,6 +124,7 @@ def show(ctx: typer.Context, name: str = typer.Argument(help="A paper's name, as
 
     from gramian.atlas.find import sources
     from gramian.atlas.find.cards import Shelf
+    from gramian.atlas.find.taxonomies import outline, read_taxonomy
     from gramian.atlas.pages import evidence
     from gramian.atlas.pages.text import figure, import_lines
     from gramian.cli.console import print_table
@@ -158,6 +159,11 @@ def show(ctx: typer.Context, name: str = typer.Argument(help="A paper's name, as
         console.print("\n[bold]Options of the experiment[/bold]  (gramian run … --set name=value)")
         for text, meaning in options:
             console.print(f"  {escape(text)}  [dim]{escape(meaning)}[/dim]", highlight=False)
+    taxonomy = read_taxonomy(paper.path)
+    if taxonomy is not None:
+        console.print("\n[bold]Taxonomy[/bold]")
+        for line in outline(taxonomy):
+            console.print(f"  {escape(line.replace('**', '').replace('`', ''))}", highlight=False)
     for line in card.differs:
         console.print(f"\n[bold]Differs[/bold]  {escape(line)}", highlight=False)
     found = (

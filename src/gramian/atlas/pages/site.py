@@ -17,6 +17,7 @@ from gramian.atlas.errors import UserError
 from gramian.atlas.find.cards import Paper, Shelf, planned
 from gramian.atlas.find.sources import experiment_options
 from gramian.atlas.find.tasks import task, tasks
+from gramian.atlas.find.taxonomies import outline, read_taxonomy
 from gramian.atlas.pages import evidence
 from gramian.atlas.pages.text import figure, import_lines
 
@@ -112,6 +113,14 @@ def paper_page(paper: Paper) -> str:
     if card.reach:
         lines.append(f'!!! warning "Out of reach here"\n    {_escape(card.reach)}\n')
     lines += [f"## Use it\n\n```python\n{import_lines(card)}{card.use}\n```\n"] if card.use else []
+    taxonomy = read_taxonomy(paper.path)
+    if taxonomy is not None:
+        lines += [
+            "## Taxonomy\n",
+            "Bold leaves open what runs here, by the call beside them.\n",
+            *outline(taxonomy),
+            "",
+        ]
     lines.append(f"```console\n$ gramian run {card.slug.replace('_', '-')}\n```\n")
     for profile in ("full", "quick"):
         lines += _evidence(paper, profile)
