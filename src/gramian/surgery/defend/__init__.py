@@ -1,0 +1,1 @@
+"""Changes to a trained network that make attacks on it harder."""
