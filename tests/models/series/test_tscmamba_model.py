@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from gramian.models.series.tscmamba import TangoScan, TSCMamba
+
+
+def model_of(**options):
+    settings = {"channels": 3, "features": 10, "classes": 2, "width": 4, "image": 8, "patch": 4, "state_size": 2}
+    return TSCMamba(**settings | options, generator=torch.Generator().manual_seed(0)).eval()
+
+
+def test_the_sum_of_both_ways_does_not_know_its_direction():
+    x = torch.randn(2, 5, 4)
+    blind = TangoScan(4, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(blind(x), blind(x.flip(1)), atol=1e-5)
+    turning = TangoScan(4, 2, True, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(turning(x).flip(1), turning(x.flip(1)), atol=1e-5)
+    assert not torch.allclose(turning(x), turning(x.flip(1)), atol=1e-3)
+
+
+def test_the_share_weighs_the_views():
+    model, features = model_of(), torch.randn(2, 3, 10)
+    images = torch.randn(2, 3, 8, 8)
+    model.share.data.fill_(2.0)
+    assert torch.equal(model.views(images, features)[1], model.views(5 * images, features)[1])
+    model.share.data.fill_(0.0)
+    assert torch.equal(model.views(images, features)[1], model.views(images, 5 * features)[1])
+
+
+@pytest.mark.parametrize("options", [{"fusion": "product"}, {"pooling": "max"}, {"flip_back": True}])
+def test_options_change_the_network_and_every_weight_learns(options):
+    images, features = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 10)
+    plain, other = model_of(), model_of(**options)
+    assert not torch.allclose(plain(images, features), other(images, features))
+    plain(images, features)[:, 0].sum().backward()
+    assert all(p.grad is not None and bool((p.grad != 0).any()) for p in plain.parameters())
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="patch=3 does not divide"):
+        model_of(patch=3)
+    with pytest.raises(ValueError, match="fusion='tree'"):
+        model_of(fusion="tree")
