@@ -25,7 +25,7 @@ def test_input_times_gradient_does_not_conserve(tmp_path, monkeypatch):
 def test_a_table_of_equal_shares_fails(tmp_path, monkeypatch):
     def even(encoder, ids, other, *, level="token", **options):
         found = TEXT(encoder, ids, other, level=level, **options)
-        left, right = torch.ones_like(found.left), torch.ones_like(found.right)
+        left, right = torch.ones(found.left.shape), torch.ones(found.right.shape)
         left[:, 0] = 2
         return bilrp.BiRelevance(left * found.similarity / len(left) / left[0].sum(), right / right.shape[1],
                                  found.similarity)  # fmt: skip

@@ -36,6 +36,10 @@ class Ended:
     peak_mb: float
 
 
+PARENT = "GRAMIAN_PARENT"
+"""Environment variable with the process whose end ends a worker."""
+
+
 def supervise(request: dict[str, Any], folder: Path, budget: Budget, jobs: int = 1) -> Ended:
     """Run `python -m gramian.atlas.measure.worker REQUEST`, its output in ``folder/output.txt``.
 
@@ -43,7 +47,7 @@ def supervise(request: dict[str, Any], folder: Path, budget: Budget, jobs: int =
     time passes the budget, or when the file that the request names as ``stop`` appears.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **budget.thread_environment(jobs), "MPLBACKEND": "Agg"}
+    environment = {**os.environ, **budget.thread_environment(jobs), "MPLBACKEND": "Agg", PARENT: str(os.getpid())}
     stop = Path(request["stop"]) if request.get("stop") else None
     start = time.perf_counter()
     with (folder / "output.txt").open("wb") as output:

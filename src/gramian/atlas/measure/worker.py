@@ -13,8 +13,8 @@ import time
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, however it went."""
-    parent = os.getppid()
+    """End this process when the one that started it is gone, however it went, and if it went before we looked."""
+    parent = int(os.environ.get("GRAMIAN_PARENT", os.getppid()))
 
     def watch() -> None:
         while os.getppid() == parent:
