@@ -1,0 +1,1 @@
+"""Estimators of tables with numbers and categories: encodings, and networks that scan the columns."""
