@@ -9,6 +9,7 @@ gramian inspect smollm2-135m --no-fisher --out "$work/smollm2"
 gramian inspect all-minilm-l6-v2 --no-fisher --out "$work/minilm"
 gramian inspect efficientnet-lite0 --no-fisher --out "$work/efficientnet"
 for method in eigen-cam lrp occlusion; do gramian apply explain-image "$method" --out "$work/$method"; done
+gramian apply explain-image eigen-cam --data chelsea --set facets=3 --out "$work/facets"
 gramian apply explain-similarity bilrp --out "$work/bilrp"
 gramian apply scale-up mup --out "$work/mup"
 gramian apply scale-up standard --out "$work/standard"
@@ -28,6 +29,10 @@ for method in ("eigen-cam", "lrp", "occlusion"):
     for k, name in enumerate(names):
         row.paste(Image.open(work / method / "model" / f"{name}.png"), (224 * k, 0))
     row.save(f"docs/gallery/{method}.jpg", quality=88)
+row = Image.new("RGB", (224 * 3, 224))
+for k, file in enumerate(sorted((work / "facets" / "model").glob("facet-*.png"))):
+    row.paste(Image.open(file).resize((224, 224)), (224 * k, 0))
+row.save("docs/gallery/facets.jpg", quality=88)
 PYTHON
 cp "$work/bilrp/model/pair0.png" docs/gallery/bilrp.png
 cp "$work/mup/model/sweep.png" docs/gallery/mup.png
