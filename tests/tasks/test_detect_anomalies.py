@@ -227,8 +227,19 @@ def test_texts_in_folders_and_in_a_column(tmp_path):
     assert figures["auroc"] > 0.9
 
 
+def test_pictures_with_a_readme_beside_them_are_pictures(folder):
+    (folder / "readme.txt").write_text("Pictures of parts.")
+    assert len(task.load(str(folder)).train) == 16
+    assert task.load(str(folder)).facts.get("examples") is None
+
+
 def test_texts_laid_out_otherwise_are_refused(tmp_path):
     write_texts(tmp_path / "texts")
+    odd = tmp_path / "texts" / "train" / "odd" / "0.txt"
+    odd.parent.mkdir()
+    odd.write_text("The ferry sails.")
+    with pytest.raises(ValueError, match="has the folder 'odd'; only normal texts"):
+        task.load(str(tmp_path / "texts"))
     for file in (tmp_path / "texts" / "train").rglob("*.txt"):
         file.unlink()
     with pytest.raises(ValueError, match="texts in test/ but not in train/"):

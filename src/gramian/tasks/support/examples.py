@@ -39,13 +39,15 @@ class Split:
 
 
 def read_texts(folder: Path) -> Split | None:
-    """A folder of text files: train/ and test/<kind>/, or texts alone. None where it holds no text file.
+    """A folder of text files: train/ and test/<kind>/, or texts alone.
+
+    None where it holds anything else: pictures with a readme.txt beside them are pictures.
 
     Raises:
-        ValueError: train/ without test/, or the other way round.
+        ValueError: train/ without test/, or the other way round; a folder in train/ that is not of normal texts.
     """
-    files = sorted(folder.rglob("*.txt"))
-    if not files:
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
+    if not files or any(f.suffix.lower() != ".txt" for f in files):
         return None
     parts = {part: [f for f in files if f.relative_to(folder).parts[0] == part] for part in ("train", "test")}
     if not any(parts.values()):
@@ -54,6 +56,13 @@ def read_texts(folder: Path) -> Split | None:
     if not all(parts.values()):
         here, gone = ("train", "test") if parts["train"] else ("test", "train")
         raise ValueError(f"{folder} has texts in {here}/ but not in {gone}/; both are needed")
+    strange = sorted(
+        {f.relative_to(folder).parts[1] for f in parts["train"] if f.parent != folder / "train"} - {*NORMAL}
+    )
+    if strange:
+        raise ValueError(
+            f"{folder / 'train'} has the folder {strange[0]!r}; only normal texts (good/) are learned from"
+        )
     kinds = [f.relative_to(folder).parts[1:-1] for f in parts["test"]]
     labels = numpy.array([kind[0] for kind in kinds]) if all(kinds) else None
     return Split(_texts(parts["train"], folder), _texts(parts["test"], folder), labels)
