@@ -17,3 +17,10 @@ def status_of(
     run = Run(folder / "run", seed=seed, quick=quick, show_progress=False)
     status, _ = outcome(part, run, **options)
     return status, run
+
+
+def failed_claims(part: Callable[..., None], folder: Path, **options) -> list[str]:
+    """The claims that do not hold when a part of an experiment runs; it must end `failed`, not `error`."""
+    status, run = status_of(part, folder, **options)
+    assert status == "failed"
+    return [check.claim for check in run.checks if not check.ok]

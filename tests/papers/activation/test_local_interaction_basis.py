@@ -33,19 +33,13 @@ class Unscaled(LocalInteractionBasis):
         return self
 
 
-def failing(part, tmp_path):
-    status, run = support.status_of(part, tmp_path)
-    assert status == "failed"
-    return [c.claim for c in run.checks if not c.ok]
-
-
 def test_principal_components_fail(tmp_path, monkeypatch):
     monkeypatch.setattr(paper.interaction_basis, "LocalInteractionBasis", Principal)
-    assert any("Gram matrix" in c for c in failing(paper.what_defines_it, tmp_path / "a"))
-    assert any("up to sign" in c for c in failing(paper.parametrization_does_not_matter, tmp_path / "b"))
-    assert any("that carry it" in c for c in failing(paper.what_nobody_reads_is_dropped, tmp_path / "c"))
+    assert any("Gram matrix" in c for c in support.failed_claims(paper.what_defines_it, tmp_path / "a"))
+    assert any("up to sign" in c for c in support.failed_claims(paper.parametrization_does_not_matter, tmp_path / "b"))
+    assert any("that carry it" in c for c in support.failed_claims(paper.what_nobody_reads_is_dropped, tmp_path / "c"))
 
 
 def test_directions_of_length_one_fail(tmp_path, monkeypatch):
     monkeypatch.setattr(paper.interaction_basis, "LocalInteractionBasis", Unscaled)
-    assert any("Gram matrix" in c for c in failing(paper.what_defines_it, tmp_path))
+    assert any("Gram matrix" in c for c in support.failed_claims(paper.what_defines_it, tmp_path))

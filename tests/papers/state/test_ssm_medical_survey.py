@@ -8,12 +8,6 @@ from gramian.lab import taxonomy
 from gramian.papers.state import ssm_medical_survey as paper
 
 
-def failing(part, tmp_path):
-    status, run = support.status_of(part, tmp_path)
-    assert status == "failed"
-    return [c.claim for c in run.checks if not c.ok]
-
-
 def test_quick_ends_ok(tmp_path):
     status, run = support.status_of(paper.experiment, tmp_path)
     assert status == "ok", [c for c in run.checks if not c.ok]
@@ -48,5 +42,5 @@ class Averaging(Passing):
 def test_mixers_that_do_not_mix_or_look_ahead_fail(tmp_path, monkeypatch):
     for stub, words in ((Passing, "slope of the last output"), (Averaging, "before the change")):
         monkeypatch.setattr(paper.taxonomy, "open_leaf", lambda *a, stub=stub, **k: stub())
-        failed = failing(paper.mixers_are_causal_and_step, tmp_path / stub.__name__)
+        failed = support.failed_claims(paper.mixers_are_causal_and_step, tmp_path / stub.__name__)
         assert any(words in claim for claim in failed), failed
