@@ -1,5 +1,8 @@
 """Recurrences of matrix states by chunks against loops over tokens: gated linear attention, Mamba-2, the delta rule."""
 
+import importlib.util
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 
@@ -40,6 +43,47 @@ def contender(by_chunks):
     return prepare
 
 
+PLAIN = (
+    ("gla", "naive_recurrent_gla"),
+    ("simple_gla", "naive_recurrent_simple_gla"),
+    ("delta_rule", "delta_rule_recurrence"),
+)
+CHUNKS = (
+    PLAIN[0],
+    ("simple_gla", "naive_chunk_simple_gla"),
+    ("delta_rule", "delta_rule_chunkwise"),
+)  # it has none with a gate a coordinate
+
+
+def plain(forms):
+    """`prepare` of flash-linear-attention's plain PyTorch forms, out of its files: its package needs triton."""
+
+    def prepare(kind, **size):
+        folder, name = forms[kind]
+        root = Path(importlib.util.find_spec("fla").submodule_search_locations[0])
+        spec = importlib.util.spec_from_file_location(f"fla_{folder}_naive", root / "ops" / folder / "naive.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        function = getattr(module, name)
+        tensors, dy = inputs(kind, **size)
+        scale = size["width"] ** 0.5  # theirs divides by it
+
+        def run():
+            if KINDS[kind] == "delta rule":
+                q, k, v, beta = tensors
+                y = function(q * scale, F.normalize(k[:, :, :, 0], dim=-1), v[:, :, :, 0], beta[..., 0])
+            else:
+                q, k, v, gates = (t.transpose(1, 2) for t in tensors)  # (batch, length, heads, …)
+                y = function(q * scale, k, v, gates)
+            y = y[0] if isinstance(y, tuple) else y
+            y = y if KINDS[kind] == "delta rule" else y.transpose(1, 2)
+            return [y.detach(), *torch.autograd.grad(y, tensors, dy)]
+
+        return run
+
+    return prepare
+
+
 def accuracy():
     """Worst relative error over the outputs and all gradients, against the float64 loop."""
     size, errors = {"heads": 2, "length": 512, "width": 64}, {}
@@ -48,6 +92,10 @@ def accuracy():
         found = contender(True)(kind, **size)()
         worst = max(float((f - e).norm() / e.norm()) for f, e in zip(found, exact, strict=True))
         errors[f"{name}: worst relative error of outputs and gradients"] = worst
+        if importlib.util.find_spec("fla"):
+            theirs = plain(PLAIN)(kind, **size)()
+            gap = max(float((f - e).norm() / e.norm()) for f, e in zip(theirs, exact, strict=True))
+            errors[f"{name}: the same of flash-linear-attention's loop"] = gap
     return errors
 
 
@@ -59,6 +107,11 @@ BENCHMARK = Benchmark(
         Contender("gated linear attention, loop over tokens", contender(False), rounds=3),
         Contender("Mamba-2's recurrence, loop over tokens", contender(False), size="head", rounds=3),
         Contender("delta rule, loop over tokens", contender(False), size="delta", rounds=3),
+        Contender("flash-linear-attention, plain loop, a gate a coordinate", plain(PLAIN), ("fla",), rounds=3),
+        Contender("flash-linear-attention, plain loop, a gate a head", plain(PLAIN), ("fla",), "head", rounds=3),
+        Contender("flash-linear-attention, plain loop, delta rule", plain(PLAIN), ("fla",), "delta", rounds=3),
+        Contender("flash-linear-attention, plain chunks, a gate a head", plain(CHUNKS), ("fla",), "head"),
+        Contender("flash-linear-attention, plain chunks, delta rule", plain(CHUNKS), ("fla",), "delta"),
     ),
     sizes={
         "full": {"kind": 0, **SIZE},

@@ -25,6 +25,13 @@ def test_optimizing_beats_drawing():
     assert hippo.perturb_diagonalize(A, 0.1, 60).report["condition"] < 0.6 * drawn
 
 
+def test_gradients_that_the_caller_switched_off_are_of_no_concern():
+    A, _ = hippo.transition("legs", 6)
+    with torch.no_grad():
+        off = hippo.perturb_diagonalize(A, 0.1, 3)
+    assert torch.equal(off.w, hippo.perturb_diagonalize(A, 0.1, 3).w)
+
+
 def test_equal_calls_agree_and_complex_matrices_work():
     A, _ = hippo.transition("legs", 6)
     first, second = (hippo.perturb_diagonalize(A, 0.1, 3) for _ in range(2))

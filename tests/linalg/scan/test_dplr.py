@@ -97,10 +97,25 @@ def test_gradients_of_the_kernel():
         assert torch.autograd.gradcheck(lambda *t, f=folded: dplr.lti_kernel_dplr(*t, 9, folded=f), leaves)
 
 
-def test_operator_is_well_formed():
+@pytest.mark.parametrize("length", [1, 6, 7, 300])
+def test_the_fused_spectrum_is_the_one_of_the_sums(length):
+    poles, *_, dt = system(2, 3, 1)
+    w = torch.randn(2, 4, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(2))
+    found = []
+    for backend in ("kernel", "torch"):
+        leaves = [t.clone().requires_grad_() for t in (w, poles, dt)]
+        spectrum = dplr.low_rank_spectrum(*leaves, length, backend=backend)
+        outer = torch.randn(spectrum.shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(3))
+        found.append([spectrum.detach(), *torch.autograd.grad(spectrum, leaves, outer)])
+    for kernel, plain in zip(*found, strict=True):
+        assert torch.allclose(kernel, plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("operator", [dplr.cauchy_sums_op, dplr.low_rank_spectrum_op])
+def test_operators_are_well_formed(operator):
     poles, *_, dt = system(2, 3, 5)
     w = torch.randn(2, 4, 3, 2, dtype=DOUBLE, requires_grad=True)
-    torch.library.opcheck(dplr.cauchy_sums_op, (w, torch.view_as_real(poles), dt, 8))
+    torch.library.opcheck(operator, (w, torch.view_as_real(poles), dt, 8))
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(0, 40))

@@ -182,9 +182,10 @@ def _descend(
     history: list[float] = []
     for _ in range(steps):
         point = E.clone().requires_grad_(True)
-        w, V = torch.linalg.eig(A + point)
-        value = torch.log(torch.linalg.matrix_norm(torch.linalg.inv(V))) + 0.5 * math.log(len(A))
-        (gradient,) = torch.autograd.grad(value, point)
+        with torch.enable_grad():  # a caller may have switched gradients off: these are of no concern to it
+            w, V = torch.linalg.eig(A + point)
+            value = torch.log(torch.linalg.matrix_norm(torch.linalg.inv(V))) + 0.5 * math.log(len(A))
+            (gradient,) = torch.autograd.grad(value, point)
         improved = value.item() < best_value and (not stable or float(w.detach().real.max()) < 0)
         if improved:
             best, best_value, best_gradient = E, value.item(), gradient

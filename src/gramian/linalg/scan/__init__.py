@@ -1,5 +1,8 @@
 """Recurrences: every scan, its one-step form and its oracle."""
 
+from gramian.linalg.scan.bidirectional import bidirectional_scan
+from gramian.linalg.scan.companion import companion_kernel, companion_step
+from gramian.linalg.scan.dense import dense_scan, dense_step, factored_scan, factored_step
 from gramian.linalg.scan.diagonal import diagonal_scan, diagonal_step
 from gramian.linalg.scan.dplr import (
     cauchy_sums,
@@ -11,6 +14,7 @@ from gramian.linalg.scan.dplr import (
     lti_kernel_dplr,
     unfold_output,
 )
+from gramian.linalg.scan.grid.two_state import grid_scan, grid_step
 from gramian.linalg.scan.householder import householder_scan, householder_scan_reference, householder_step
 from gramian.linalg.scan.lti import (
     discretize_diagonal,
@@ -24,13 +28,22 @@ from gramian.linalg.scan.matrix_state import matrix_state_scan, matrix_state_sca
 from gramian.linalg.scan.selective import selective_scan, selective_scan_reference, selective_scan_step
 
 __all__ = [
+    "bidirectional_scan",
     "cauchy_sums",
+    "companion_kernel",
+    "companion_step",
+    "dense_scan",
+    "dense_step",
     "diagonal_scan",
     "diagonal_step",
     "discretize_diagonal",
     "discretize_low_rank",
+    "factored_scan",
+    "factored_step",
     "fft_convolution",
     "fold_output",
+    "grid_scan",
+    "grid_step",
     "householder_scan",
     "householder_scan_reference",
     "householder_step",

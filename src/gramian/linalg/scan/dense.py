@@ -199,22 +199,24 @@ def _chunked(A: Tensor, state: Tensor, b: Tensor | None, normalize: bool) -> Ten
         eye = torch.eye(size, dtype=A.dtype, device=A.device).expand(A.shape[0], padding, *A.shape[2:])
         A = torch.cat((A, eye), 1)
         b = None if b is None else torch.cat((b, b.new_zeros(b.shape[0], padding, *b.shape[2:])), 1)
-    A = A.unflatten(1, (-1, chunk))
-    b = None if b is None else b.unflatten(1, (-1, chunk))
+    # unbound once: the gradient of a slice a step would be as large as the sequence
+    transitions = A.unflatten(1, (-1, chunk)).unbind(2)
+    drives = [None] * chunk if b is None else b.unflatten(1, (-1, chunk)).unbind(2)
     product, products, offset, offsets = None, [], None, []
-    for t in range(chunk):
-        product = A[:, :, t] if product is None else A[:, :, t] @ product
+    for transition, drive in zip(transitions, drives, strict=True):
+        product = transition if product is None else transition @ product
         if normalize:
             product = _unit(product, (-3, -2, -1))
         products.append(product)
-        if b is not None:
-            moved = 0 if offset is None else (A[:, :, t] @ offset[..., None])[..., 0]
-            offset = moved + b[:, :, t]
+        if drive is not None:
+            offset = drive if offset is None else (transition @ offset[..., None])[..., 0] + drive
             offsets.append(offset)
+    wholes = products[-1].unbind(1)[:-1]
+    added = offsets[-1].unbind(1)[:-1] if offsets else [None] * len(wholes)
     starts = [state]
-    for c in range(A.shape[1] - 1):
-        state = (products[-1][:, c] @ state[..., None])[..., 0]
-        state = state if b is None else state + offsets[-1][:, c]
+    for whole, add in zip(wholes, added, strict=True):
+        state = (whole @ state[..., None])[..., 0]
+        state = state if add is None else state + add
         state = _unit(state, (-2, -1)) if normalize else state
         starts.append(state)
     begun = torch.stack(starts, 1)[:, :, None]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from gramian.linalg.scan.dplr_ops import cauchy_sums_op, half_angles
+from gramian.linalg.scan.dplr_ops import cauchy_sums_op, half_angles, low_rank_spectrum_op
 
 BACKENDS = ("auto", "kernel", "torch")
 
@@ -126,19 +126,8 @@ def cauchy_sums(
     Raises:
         ValueError: an unknown backend, length < 1, a dt that is not positive, or an eigenvalue with Re ≥ 0.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
-    if length < 1:
-        raise ValueError(f"length={length} must be at least 1")
-    _check(eigenvalues, dt)
-    if backend == "auto":
-        backend = "kernel" if weights.device.type == "cpu" else "torch"
-    # an expanded or conjugated view has no plain memory for view_as_real
-    w, poles = (torch.view_as_real(t.to(torch.complex128).resolve_conj().contiguous()) for t in (weights, eigenvalues))
-    step = dt.to(torch.float64)
+    w, poles, step, backend = _as_real(weights, eigenvalues, dt, length, backend)
     if backend == "kernel":
-        if weights.device.type != "cpu":
-            raise ValueError(f"the compiled kernel runs on the CPU; the weights are on {weights.device}")
         return torch.view_as_complex(cauchy_sums_op(w, poles, step, length))
     sines, cosines = (t.to(weights.device) for t in half_angles(length))
     scaled = poles * step[:, None, None]
@@ -151,6 +140,52 @@ def cauchy_sums(
     real = p @ (x * (r1 + r2)) + q @ (y1 * r1 - y2 * r2)
     imaginary = q @ (x * (r1 - r2)) - p @ (y1 * r1 + y2 * r2)
     return torch.complex(real, imaginary)
+
+
+def low_rank_spectrum(
+    weights: Complex[Tensor, "channels 4 half"],
+    eigenvalues: Complex[Tensor, "channels half"],
+    dt: Float[Tensor, " channels"],
+    length: int,
+    *,
+    backend: str = "auto",
+) -> Complex[Tensor, "channels frequencies"]:
+    """The spectrum dt e^{iθ/2} (k₀ − a k₁ k₂ / (1 + a k₃)), a = dt cos θ/2, of four `cauchy_sums` k at each θ.
+
+    The compiled kernel keeps no sum: backward it computes them anew, a channel at a time.
+
+    Args:
+        weights: of the sums for C B, C P, Q B and Q P.
+        backend: of `cauchy_sums`.
+
+    Raises:
+        ValueError: as `cauchy_sums`.
+    """
+    w, poles, step, backend = _as_real(weights, eigenvalues, dt, length, backend)
+    if backend == "kernel":
+        return torch.view_as_complex(low_rank_spectrum_op(w, poles, step, length))
+    k_CB, k_CP, k_QB, k_QP = cauchy_sums(weights, eigenvalues, dt, length, backend=backend).unbind(1)
+    sines, cosines = (t.to(weights.device) for t in half_angles(length))
+    scaled = step[:, None] * cosines
+    return step[:, None] * torch.complex(cosines, sines) * (k_CB - scaled * k_CP * k_QB / (1 + scaled * k_QP))
+
+
+def _as_real(
+    weights: Tensor, eigenvalues: Tensor, dt: Tensor, length: int, backend: str
+) -> tuple[Tensor, Tensor, Tensor, str]:
+    """Check everything; weights and poles as pairs of real numbers, the steps in double, and the chosen backend."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    if length < 1:
+        raise ValueError(f"length={length} must be at least 1")
+    _check(eigenvalues, dt)
+    if backend == "auto":
+        backend = "kernel" if weights.device.type == "cpu" else "torch"
+    if backend == "kernel" and weights.device.type != "cpu":
+        raise ValueError(f"the compiled kernel runs on the CPU; the weights are on {weights.device}")
+    # an expanded or conjugated view has no plain memory for view_as_real
+    w, poles = (torch.view_as_real(t.to(torch.complex128).resolve_conj().contiguous()) for t in (weights, eigenvalues))
+    return w, poles, dt.to(torch.float64), backend
 
 
 def lti_kernel_dplr(
@@ -198,12 +233,7 @@ def lti_kernel_dplr(
     kind = torch.complex128
     P, Q, B, C = P.to(kind), Q.to(kind).conj(), B.to(kind), C.to(kind)
     weights = torch.stack([C * B, C * P, Q * B, Q * P], 1)
-    k_CB, k_CP, k_QB, k_QP = cauchy_sums(weights, eigenvalues, dt, length, backend=backend).unbind(1)
-    sines, cosines = (t.to(dt.device) for t in half_angles(length))
-    step = dt.to(torch.float64)[:, None]
-    scaled = step * cosines
-    spectrum = step * torch.complex(cosines, sines) * (k_CB - scaled * k_CP * k_QB / (1 + scaled * k_QP))
-    kernel = torch.fft.irfft(spectrum, n=length)
+    kernel = torch.fft.irfft(low_rank_spectrum(weights, eigenvalues, dt, length, backend=backend), n=length)
     return kernel if double else kernel.float()
 
 

@@ -1,4 +1,4 @@
-"""The compiled Cauchy sums and their gradient; `gramian.linalg.scan.dplr` is their public face."""
+"""Compiled Cauchy sums, the spectrum made of them, and gradients; `gramian.linalg.scan.dplr` is their public face."""
 
 import typing
 
@@ -12,24 +12,23 @@ _BLOCK = 128  # frequencies at a time: eight running sums of this length stay in
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
 @typing.no_type_check
-def cauchy_forward(channel, weights, eigenvalues, dt, sines, cosines, out):
-    """Four sums of one channel at every frequency.
+def _sums(weights, eigenvalues, step, sines, cosines, out):
+    """Four sums of one channel at every frequency, into out (8, frequencies): real part, imaginary part, real part, …
 
     With x = −dt c Re λ, y = 2s ∓ dt c Im λ and r = 1/(x² + y²), a pole and its conjugate partner together are four
     real numbers; each sum takes two multiply-adds of them.
     """
-    states, count = eigenvalues.shape[1], sines.shape[0]
+    states, count = eigenvalues.shape[0], sines.shape[0]
     sums = np.empty((8, _BLOCK))
-    step = dt[channel]
     for start in range(0, count, _BLOCK):
         size = min(_BLOCK, count - start)
         sums[:] = 0.0
         for n in range(states):
-            real, imaginary = step * eigenvalues[channel, n, 0], step * eigenvalues[channel, n, 1]
-            p0, q0 = weights[channel, 0, n, 0], weights[channel, 0, n, 1]
-            p1, q1 = weights[channel, 1, n, 0], weights[channel, 1, n, 1]
-            p2, q2 = weights[channel, 2, n, 0], weights[channel, 2, n, 1]
-            p3, q3 = weights[channel, 3, n, 0], weights[channel, 3, n, 1]
+            real, imaginary = step * eigenvalues[n, 0], step * eigenvalues[n, 1]
+            p0, q0 = weights[0, n, 0], weights[0, n, 1]
+            p1, q1 = weights[1, n, 0], weights[1, n, 1]
+            p2, q2 = weights[2, n, 0], weights[2, n, 1]
+            p3, q3 = weights[3, n, 0], weights[3, n, 1]
             for k in range(size):
                 s, c = 2 * sines[start + k], cosines[start + k]
                 x, y1, y2 = -c * real, s - c * imaginary, s + c * imaginary
@@ -44,29 +43,24 @@ def cauchy_forward(channel, weights, eigenvalues, dt, sines, cosines, out):
                 sums[5, k] += q2 * gamma - p2 * delta
                 sums[6, k] += p3 * alpha + q3 * beta
                 sums[7, k] += q3 * gamma - p3 * delta
-        for j in range(4):
-            for k in range(size):
-                out[channel, j, start + k, 0] = sums[2 * j, k]
-                out[channel, j, start + k, 1] = sums[2 * j + 1, k]
+        out[:, start : start + size] = sums[:, :size]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
 @typing.no_type_check
-def cauchy_backward(channel, weights, eigenvalues, dt, sines, cosines, grad, grad_weights, grad_eigenvalues, grad_dt):
-    """Gradients of one channel: everything is recomputed, nothing of size states × frequencies is stored."""
-    states, count = eigenvalues.shape[1], sines.shape[0]
-    outer = np.empty((8, count))  # the outputs' gradient with frequencies contiguous
-    for j in range(4):
-        for k in range(count):
-            outer[2 * j, k] = grad[channel, j, k, 0]
-            outer[2 * j + 1, k] = grad[channel, j, k, 1]
-    step, total = dt[channel], 0.0
+def _sums_backward(weights, eigenvalues, step, sines, cosines, outer, grad_weights, grad_eigenvalues):
+    """Gradients of one channel's sums, given theirs as outer (8, frequencies); returns the step's.
+
+    Everything is recomputed, nothing of size states × frequencies is stored.
+    """
+    states, count = eigenvalues.shape[0], sines.shape[0]
+    total = 0.0
     for n in range(states):
-        real, imaginary = step * eigenvalues[channel, n, 0], step * eigenvalues[channel, n, 1]
-        p0, q0 = weights[channel, 0, n, 0], weights[channel, 0, n, 1]
-        p1, q1 = weights[channel, 1, n, 0], weights[channel, 1, n, 1]
-        p2, q2 = weights[channel, 2, n, 0], weights[channel, 2, n, 1]
-        p3, q3 = weights[channel, 3, n, 0], weights[channel, 3, n, 1]
+        real, imaginary = step * eigenvalues[n, 0], step * eigenvalues[n, 1]
+        p0, q0 = weights[0, n, 0], weights[0, n, 1]
+        p1, q1 = weights[1, n, 0], weights[1, n, 1]
+        p2, q2 = weights[2, n, 0], weights[2, n, 1]
+        p3, q3 = weights[3, n, 0], weights[3, n, 1]
         dp0 = dq0 = dp1 = dq1 = dp2 = dq2 = dp3 = dq3 = d_real = d_imaginary = 0.0
         for k in range(count):
             s, c = 2 * sines[k], cosines[k]
@@ -96,19 +90,87 @@ def cauchy_backward(channel, weights, eigenvalues, dt, sines, cosines, grad, gra
             d_y1, d_y2 = gx1 * odd1 - gy1 * even1, gx2 * odd2 - gy2 * even2
             d_real -= c * d_x
             d_imaginary += c * (d_y2 - d_y1)
-        grad_weights[channel, 0, n, 0], grad_weights[channel, 0, n, 1] = dp0, dq0
-        grad_weights[channel, 1, n, 0], grad_weights[channel, 1, n, 1] = dp1, dq1
-        grad_weights[channel, 2, n, 0], grad_weights[channel, 2, n, 1] = dp2, dq2
-        grad_weights[channel, 3, n, 0], grad_weights[channel, 3, n, 1] = dp3, dq3
-        grad_eigenvalues[channel, n, 0], grad_eigenvalues[channel, n, 1] = step * d_real, step * d_imaginary
-        total += eigenvalues[channel, n, 0] * d_real + eigenvalues[channel, n, 1] * d_imaginary
-    grad_dt[channel] = total
+        grad_weights[0, n, 0], grad_weights[0, n, 1] = dp0, dq0
+        grad_weights[1, n, 0], grad_weights[1, n, 1] = dp1, dq1
+        grad_weights[2, n, 0], grad_weights[2, n, 1] = dp2, dq2
+        grad_weights[3, n, 0], grad_weights[3, n, 1] = dp3, dq3
+        grad_eigenvalues[n, 0], grad_eigenvalues[n, 1] = step * d_real, step * d_imaginary
+        total += eigenvalues[n, 0] * d_real + eigenvalues[n, 1] * d_imaginary
+    return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+@typing.no_type_check
+def cauchy_forward(channel, weights, eigenvalues, dt, sines, cosines, out):
+    """The four sums of one channel, as complex numbers (4, frequencies, 2)."""
+    sums = np.empty((8, sines.shape[0]))
+    _sums(weights[channel], eigenvalues[channel], dt[channel], sines, cosines, sums)
+    for j in range(8):
+        out[channel, j // 2, :, j % 2] = sums[j]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+@typing.no_type_check
+def cauchy_backward(channel, weights, eigenvalues, dt, sines, cosines, grad, grad_weights, grad_eigenvalues, grad_dt):
+    """Gradients of `cauchy_forward`."""
+    outer = np.empty((8, sines.shape[0]))  # the outputs' gradient with frequencies contiguous
+    for j in range(8):
+        outer[j] = grad[channel, j // 2, :, j % 2]
+    grad_dt[channel] = _sums_backward(
+        weights[channel], eigenvalues[channel], dt[channel], sines, cosines, outer,
+        grad_weights[channel], grad_eigenvalues[channel],
+    )  # fmt: skip
+
+
+@numba.njit(nogil=True, cache=True)
+@typing.no_type_check
+def spectrum_forward(channel, weights, eigenvalues, dt, sines, cosines, out):
+    """A channel's spectrum dt e^{iθ/2} (k₀ − a k₁ k₂/(1 + a k₃)), a = dt cos θ/2; its four sums k are not kept."""
+    step, count = dt[channel], sines.shape[0]
+    sums = np.empty((8, count))
+    _sums(weights[channel], eigenvalues[channel], step, sines, cosines, sums)
+    for k in range(count):
+        a = step * cosines[k]
+        product = complex(sums[2, k], sums[3, k]) * complex(sums[4, k], sums[5, k])
+        value = complex(sums[0, k], sums[1, k]) - a * product / (1 + a * complex(sums[6, k], sums[7, k]))
+        value *= step * complex(cosines[k], sines[k])
+        out[channel, k, 0], out[channel, k, 1] = value.real, value.imag
+
+
+@numba.njit(nogil=True, cache=True)
+@typing.no_type_check
+def spectrum_backward(channel, weights, eigenvalues, dt, sines, cosines, grad, grad_weights, grad_eigenvalues, grad_dt):
+    """Gradients of `spectrum_forward`: the sums are computed anew, and their gradients take their place."""
+    step, count, total = dt[channel], sines.shape[0], 0.0
+    sums = np.empty((8, count))
+    _sums(weights[channel], eigenvalues[channel], step, sines, cosines, sums)
+    for k in range(count):
+        a, turn = step * cosines[k], complex(cosines[k], sines[k])
+        k1, k2 = complex(sums[2, k], sums[3, k]), complex(sums[4, k], sums[5, k])
+        below = 1 + a * complex(sums[6, k], sums[7, k])
+        ratio = k1 * k2 / below
+        outer = complex(grad[channel, k, 0], grad[channel, k, 1])
+        # ∂/∂dt of dt (k₀ − a ratio): the last term is dt ∂(a ratio)/∂dt = a ratio/(1 + a k₃)
+        by_step = turn * (complex(sums[0, k], sums[1, k]) - a * ratio - a * ratio / below)
+        total += (by_step.conjugate() * outer).real
+        inner = (step * turn).conjugate() * outer
+        g1, g2 = (-a * k2 / below).conjugate() * inner, (-a * k1 / below).conjugate() * inner
+        g3 = (a * a * ratio / below).conjugate() * inner
+        sums[0, k], sums[1, k], sums[2, k], sums[3, k] = inner.real, inner.imag, g1.real, g1.imag
+        sums[4, k], sums[5, k], sums[6, k], sums[7, k] = g2.real, g2.imag, g3.real, g3.imag
+    grad_dt[channel] = total + _sums_backward(
+        weights[channel], eigenvalues[channel], step, sines, cosines, sums,
+        grad_weights[channel], grad_eigenvalues[channel],
+    )  # fmt: skip
 
 
 @warmup
 def _compile() -> None:
     weights, eigenvalues, dt = np.ones((1, 4, 1, 2)), np.ones((1, 1, 2)), np.ones(1)
-    sines, cosines, sums = np.zeros(1), np.ones(1), np.ones((1, 4, 1, 2))
-    cauchy_forward(0, weights, eigenvalues, dt, sines, cosines, sums)
+    sines, cosines, sums, spectrum = np.zeros(1), np.ones(1), np.ones((1, 4, 1, 2)), np.ones((1, 1, 2))
     gradients = (np.ones_like(weights), np.ones_like(eigenvalues), np.ones_like(dt))
-    cauchy_backward(0, weights, eigenvalues, dt, sines, cosines, sums, *gradients)
+    given = (0, weights, eigenvalues, dt, sines, cosines)
+    cauchy_forward(*given, sums)
+    cauchy_backward(*given, sums, *gradients)
+    spectrum_forward(*given, spectrum)
+    spectrum_backward(*given, spectrum, *gradients)

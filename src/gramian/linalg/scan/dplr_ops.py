@@ -1,4 +1,4 @@
-"""The compiled Cauchy sums as a torch operator with its gradient (which cannot be differentiated again)."""
+"""The compiled Cauchy sums, and the spectrum made of them, as torch operators with gradients (first order only)."""
 
 import math
 import typing
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gramian.linalg.kernels import run_tasks
-from gramian.linalg.scan.dplr_kernels import cauchy_backward, cauchy_forward
+from gramian.linalg.scan.dplr_kernels import cauchy_backward, cauchy_forward, spectrum_backward, spectrum_forward
 
 _SMALL = 1 << 15  # poles times frequencies below which one thread is faster than two
 
@@ -26,6 +26,13 @@ def _launch(kernel, length, weights, eigenvalues, dt, *rest):
     run_tasks(kernel, dt.shape[0], *arrays, *(t.detach().contiguous().numpy() for t in rest), threads=threads)
 
 
+@typing.no_type_check
+def _gradients(kernel, weights, eigenvalues, dt, length, grad):
+    gradients = tuple(torch.empty(t.shape, dtype=t.dtype) for t in (weights, eigenvalues, dt))
+    _launch(kernel, length, weights, eigenvalues, dt, grad, *gradients)
+    return gradients
+
+
 @torch.library.custom_op("gramian::cauchy_sums", mutates_args=())
 def cauchy_sums_op(weights: Tensor, eigenvalues: Tensor, dt: Tensor, length: int) -> Tensor:
     out = weights.new_empty((weights.shape[0], 4, length // 2 + 1, 2))
@@ -33,21 +40,39 @@ def cauchy_sums_op(weights: Tensor, eigenvalues: Tensor, dt: Tensor, length: int
     return out
 
 
+@torch.library.custom_op("gramian::cauchy_sums_backward", mutates_args=())
+def _cauchy_sums_backward_op(
+    weights: Tensor, eigenvalues: Tensor, dt: Tensor, length: int, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients(cauchy_backward, weights, eigenvalues, dt, length, grad)
+
+
+@torch.library.custom_op("gramian::low_rank_spectrum", mutates_args=())
+def low_rank_spectrum_op(weights: Tensor, eigenvalues: Tensor, dt: Tensor, length: int) -> Tensor:
+    out = weights.new_empty((weights.shape[0], length // 2 + 1, 2))
+    _launch(spectrum_forward, length, weights, eigenvalues, dt, out)
+    return out
+
+
+@torch.library.custom_op("gramian::low_rank_spectrum_backward", mutates_args=())
+def _low_rank_spectrum_backward_op(
+    weights: Tensor, eigenvalues: Tensor, dt: Tensor, length: int, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients(spectrum_backward, weights, eigenvalues, dt, length, grad)
+
+
 @cauchy_sums_op.register_fake
 def _(weights, eigenvalues, dt, length):
     return weights.new_empty((weights.shape[0], 4, length // 2 + 1, 2))
 
 
-@torch.library.custom_op("gramian::cauchy_sums_backward", mutates_args=())
-def _cauchy_sums_backward_op(
-    weights: Tensor, eigenvalues: Tensor, dt: Tensor, length: int, grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = tuple(torch.empty(t.shape, dtype=t.dtype) for t in (weights, eigenvalues, dt))
-    _launch(cauchy_backward, length, weights, eigenvalues, dt, grad, *gradients)
-    return gradients
+@low_rank_spectrum_op.register_fake
+def _(weights, eigenvalues, dt, length):
+    return weights.new_empty((weights.shape[0], length // 2 + 1, 2))
 
 
 @_cauchy_sums_backward_op.register_fake
+@_low_rank_spectrum_backward_op.register_fake
 def _(weights, eigenvalues, dt, length, grad):
     return torch.empty_like(weights), torch.empty_like(eigenvalues), torch.empty_like(dt)
 
@@ -57,8 +82,13 @@ def _setup(ctx, inputs, output):
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx, grad):
+def _sums_backward(ctx, grad):
     return *_cauchy_sums_backward_op(*ctx.saved_tensors, ctx.length, grad), None
 
 
-cauchy_sums_op.register_autograd(_backward, setup_context=_setup)
+def _spectrum_backward(ctx, grad):
+    return *_low_rank_spectrum_backward_op(*ctx.saved_tensors, ctx.length, grad), None
+
+
+cauchy_sums_op.register_autograd(_sums_backward, setup_context=_setup)
+low_rank_spectrum_op.register_autograd(_spectrum_backward, setup_context=_setup)

@@ -98,12 +98,15 @@ def householder_scan(
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     written, erased = solved.split((v.shape[-1], k.shape[-1]), -1)
 
+    # unbound once: the gradient of a slice a chunk would be as large as the sequence, and quadratic in all
+    decays = [None] * q.shape[2] if final is None else final.unbind(2)
     outputs = []
-    for i in range(q.shape[2]):
-        updates = written[:, :, i] - erased[:, :, i] @ state
-        outputs.append(queries[:, :, i] @ state + reads[:, :, i] @ updates)
-        kept = state if final is None else final[:, :, i] * state
-        state = kept + leaving[:, :, i].mT @ updates
+    for write, erase, query, read, leave, decay in zip(
+        *(t.unbind(2) for t in (written, erased, queries, reads, leaving)), decays, strict=True
+    ):
+        updates = write - erase @ state
+        outputs.append(query @ state + read @ updates)
+        state = (state if decay is None else decay * state) + leave.mT @ updates
     return torch.cat(outputs, 2)[:, :, :length].to(out_dtype), state
 
 

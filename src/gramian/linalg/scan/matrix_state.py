@@ -124,10 +124,11 @@ def scan_in_chunks(
         reading, writing = q * since_start.exp(), k * _until_end(log_g).exp()
         kept = since_start[..., -1, :, None].exp()
     written = writing.mT @ v
-    before = []
-    for i in range(written.shape[2]):
+    # unbound once: the gradient of a slice a chunk would be as large as the sequence, and quadratic in all
+    before, decays = [], [None] * written.shape[2] if kept is None else kept.unbind(2)
+    for write, decay in zip(written.unbind(2), decays, strict=True):
         before.append(state)
-        state = written[:, :, i] + (state if kept is None else kept[:, :, i] * state)
+        state = write + (state if decay is None else decay * state)
     return (inside + reading @ torch.stack(before, 2)).flatten(2, 3)[:, :, :length], state
 
 
@@ -148,14 +149,15 @@ def matrix_state_scan_reference(
     return_state: bool = False,
     reverse: bool = False,
 ) -> Outputs | tuple[Outputs, State]:
-    """`matrix_state_scan` token by token: the oracle. Its backward pass takes time quadratic in the length."""
+    """`matrix_state_scan` token by token: the oracle."""
     out_dtype = q.dtype
     q, k, v, log_g, state = _prepare(q, k, v, log_g, state)
     q, k = (t.repeat_interleave(v.shape[1] // t.shape[1], 1) for t in (q, k))
-    times = range(q.shape[2])
+    gates = [None] * q.shape[2] if log_g is None else log_g.unbind(2)
+    tokens = list(zip(*(t.unbind(2) for t in (q, k, v)), gates, strict=True))
     outputs = []
-    for t in reversed(times) if reverse else times:
-        y, state = _token(state, q[:, :, t], k[:, :, t], v[:, :, t], None if log_g is None else log_g[:, :, t])
+    for token in reversed(tokens) if reverse else tokens:
+        y, state = _token(state, *token)
         outputs.append(y)
     y = torch.stack(outputs[::-1] if reverse else outputs, 2).to(out_dtype)
     return (y, state) if return_state else y
