@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from gramian.atlas import apply
+from gramian.atlas import apply, compare
 from gramian.lab import Run
 from gramian.tasks import forecast as task
+from gramian.tasks.support import persistence
 
 
 def season(length=160, period=8, channels=2):
@@ -57,6 +58,24 @@ def test_the_forecast_goes_on_from_the_end_in_the_tables_units_and_times(table, 
         "forecast", tmp_path / "out", data=str(tmp_path / "new.csv"), out=tmp_path / "b", labelled=False
     )
     assert pd.read_csv(found)["time"][0] == "2020-01-21"
+
+
+def test_a_comparison_draws_what_each_method_forecasts(table, tmp_path):
+    (tmp_path / "out").mkdir()
+    settings = ["horizon=8", "period=8", "look_back=16"]
+    _, report = compare.compare(
+        "forecast", tmp_path / "out", data=str(table), methods=["ridge", "season-before"], seeds=1, settings=settings
+    )
+    drawn = (tmp_path / "out" / "results.svg").read_text()
+    assert drawn in report.read_text()
+    problem = task.load(str(table), horizon=8, period=8, look_back=16)
+    models = {n: persistence.load(tmp_path / "out" / n / "model") for n in ("ridge", "season-before")}
+    panels = task.draw(models, problem).axes
+    assert [p.get_ylabel() for p in panels] == ["a", "b"]
+    curves = {line.get_label(): line.get_ydata() for line in panels[0].get_lines()}
+    whole = problem.train.whole.numpy()
+    assert curves["ridge"] == pytest.approx(models["ridge"].ahead(problem.train.whole[:-8])[:, 0].numpy())
+    assert curves["what came"] == pytest.approx(whole[-24:, 0])
 
 
 def test_one_column_and_a_season_that_finds_itself(table):

@@ -176,6 +176,7 @@ def _write(module: Any, problem: Any, lines: list[Line], folder: Path, seeds: in
             figures.save(figure, folder, "compare", salt=record["task"])
         svg = Markup((folder / "compare.svg").read_text(encoding="utf-8"))
     columns, rows = table_rows(metrics, lines)
+    results = _draw_results(module, problem, lines, folder)
     page = (
         environment()
         .get_template("compare.html")
@@ -185,12 +186,28 @@ def _write(module: Any, problem: Any, lines: list[Line], folder: Path, seeds: in
             columns=columns,
             rows=rows,
             svg=svg,
+            results=results,
             record=record,
             lines=lines,
         )
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     return folder / "report.html"
+
+
+def _draw_results(module: Any, problem: Any, lines: list[Line], folder: Path) -> str:
+    """The task's own picture of what the saved models make of the test part, where it has one; written beside."""
+    from markupsafe import Markup
+
+    from gramian.tasks.support import persistence
+
+    saved = [line.method for line in lines if (folder / line.method / "model" / "model.json").exists()]
+    if not hasattr(module, "draw") or not saved:
+        return ""
+    with figures.style():
+        figure = module.draw({name: persistence.load(folder / name / "model") for name in saved}, problem)
+        figures.save(figure, folder, "results", salt=module.__name__)
+    return Markup((folder / "results.svg").read_text(encoding="utf-8"))
 
 
 def _picture(headline: str, better: str, lines: list[Line], cost: str, before: dict[str, Any]) -> Any:

@@ -9,9 +9,10 @@ itself or named with ``--set time=COLUMN``; all other columns of numbers are for
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pandas
@@ -240,6 +241,28 @@ def predict(model: Forecaster, problem: Problem) -> pandas.DataFrame:
     if subject.times is not None and step is not None:
         frame.insert(0, "time", pandas.date_range(subject.times[-1], periods=len(frame) + 1, freq=step)[1:])
     return frame
+
+
+def draw(models: Mapping[str, Forecaster], problem: Problem, shown: int = 5, panels: int = 3) -> Any:
+    """The last steps of the series and what the best methods forecast for them, a panel a column."""
+    from matplotlib import pyplot
+
+    subject: Subject = problem.train
+    horizon, names = subject.shape.horizon, list(models)[:shown]
+    rows, before = subject.whole, subject.whole[:-horizon]
+    start = max(0, len(before) - 2 * horizon)
+    forecasts = {name: models[name].ahead(before) for name in names}
+    columns = subject.columns[:panels]
+    figure, axes = pyplot.subplots(len(columns), 1, figsize=(7.2, 2.1 * len(columns) + 0.6), sharex=True, squeeze=False)
+    for channel, (column, panel) in enumerate(zip(columns, axes[:, 0], strict=True)):
+        panel.plot(range(start, len(rows)), rows[start:, channel], color="C7", linewidth=2.5, label="what came")
+        for i, name in enumerate(names):
+            panel.plot(range(len(before), len(rows)), forecasts[name][:, channel], color=f"C{i}", label=name)
+        panel.axvline(len(before) - 0.5, color="C7", linestyle=":")
+        panel.set_ylabel(column)
+    axes[-1, 0].set_xlabel("row of the series")
+    axes[0, 0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    return figure
 
 
 def _of(kind: str) -> Callable[[int], Callable[[Subject], Forecaster]]:

@@ -3,7 +3,8 @@
 A task's file holds ``TITLE``, ``HEADLINE`` and ``METRICS`` (which figure leads, and which way each is
 better), ``DEFAULT`` (a named data set), ``load(data, target) -> Problem``, ``METHODS`` and
 ``BASELINES`` (name -> `Method`), ``evaluate(method, problem, run) -> {metric: value}`` and
-``predict(model, problem) -> DataFrame``.
+``predict(model, problem) -> DataFrame``. It may hold ``draw(models, problem) -> Figure``, a picture of what the fitted
+models, by name and best first, make of the test part.
 """
 
 from __future__ import annotations
