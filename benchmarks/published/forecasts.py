@@ -4,7 +4,8 @@
 
 Resumable: started again with the same arguments and folder, it goes on after the last finished epoch. Prints each
 epoch and, at the end, one line of JSON with the errors beside the paper's; the same line is written to
-``<model>-<data>-<seed>.json`` in the folder.
+``<model>-<data>-<seed>.json`` in the folder. With ``--record`` it is written into the repository's
+``evidence/published`` too, from where `gramian report --export` puts it into the README and the paper's page.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from pathlib import Path
 import torch
 
 from gramian.models.series.published import PUBLISHED, reproduce
+
+RECORDS = Path(__file__).resolve().parents[2] / "evidence" / "published"
 
 
 def main(arguments=None):
@@ -27,7 +30,10 @@ def main(arguments=None):
     parser.add_argument("--epochs", type=int, help="instead of the published number")
     parser.add_argument("--patience", type=int, help="instead of the published number")
     parser.add_argument("--steps", type=int, help="train so many steps only, to try it out")
+    parser.add_argument("--record", action="store_true", help="keep the result in evidence/published")
     given = parser.parse_args(arguments)
+    if given.record and given.steps:
+        parser.error("--record keeps whole trainings; leave --steps out")
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     stem = given.out / f"{given.model}-{given.data}-{given.seed}"
@@ -50,15 +56,20 @@ def main(arguments=None):
         **changes,
     )
     result = {
+        "paper": given.model.replace("-", "_"),
         "model": given.model, "data": given.data, "seed": given.seed, "look_back": recipe.look_back,
         "horizon": recipe.horizon, "mse": errors.mse, "mae": errors.mae, "paper_mse": recipe.mse,
         "paper_mae": recipe.mae, "mse_over_paper": recipe.mse and errors.mse / recipe.mse,
-        "seconds": round(time.perf_counter() - start, 1), "epochs_this_time": len(rows), "changes": changes,
-        "steps": given.steps, "source": recipe.source,
+        "epochs": max((row["epoch"] for row in rows), default=None), "changes": changes, "source": recipe.source,
+        "differs": list(recipe.differs),
     }  # fmt: skip
-    print(json.dumps(result))
+    print(json.dumps(result | {"seconds": round(time.perf_counter() - start, 1)}))
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     if not given.steps:
-        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        stem.with_suffix(".json").write_text(text, encoding="utf-8")
+    if given.record:
+        RECORDS.mkdir(parents=True, exist_ok=True)
+        (RECORDS / f"{stem.name}.json").write_text(text, encoding="utf-8")
     return result
 
 

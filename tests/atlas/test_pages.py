@@ -88,6 +88,21 @@ def test_export_keeps_only_what_the_present_sources_gave(measured, trial_shelf, 
         evidence.export([paper], store)
 
 
+def test_cells_of_published_tables_reach_the_table_and_the_page(trial_shelf, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "folder", lambda: tmp_path)
+    cell = {"paper": "holds", "data": "rates", "look_back": 96, "horizon": 24, "seed": 0, "mse": 0.25, "mae": 0.4}
+    cell |= {"paper_mse": 0.2, "paper_mae": None, "epochs": 3, "source": "its script"}
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "some-rates-0.json").write_text(json.dumps(cell))
+    assert "rates, 96 → 24 at the paper's size: MSE 0.250 (paper 0.200)" in evidence.readme_table(trial_shelf)
+    kept = {"status": "ok", "seed": 0, "device": "cpu", "started": "", "seconds": 1.0, "peak_mb": None, "sources": "a"}
+    (tmp_path / "holds.json").write_text(json.dumps({"full": kept | {"evidence": {"checks": []}}}))
+    table = evidence.as_result(trial_shelf.paper("holds"), "full").evidence["parts"][-1]
+    assert table["name"] == "published"
+    assert table["rows"] == [["rates", 96, 24, 0, 0.25, 0.2, 0.4, None, 3]]
+    assert evidence.published("other") == []
+
+
 def test_the_readme_shows_the_committed_evidence():
     wanted = evidence.readme_table(Shelf())
     assert wanted in (evidence.REPOSITORY / "README.md").read_text(encoding="utf-8"), "run `gramian report --export`"

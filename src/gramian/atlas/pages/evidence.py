@@ -38,15 +38,32 @@ def status(slug: str) -> str:
     return next((s for s in found if s != "ok"), "ok" if found else "none")
 
 
+def published(slug: str) -> list[dict[str, Any]]:
+    """Cells of the paper's own tables, trained at its size by ``benchmarks/published``, apart from the checks."""
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((folder() / "published").glob("*.json"))]
+    return [cell for cell in found if cell["paper"] == slug]
+
+
+def _published_table(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """The cells as a table of a report."""
+    names = ("data", "look_back", "horizon", "seed", "mse", "paper_mse", "mae", "paper_mae", "epochs")
+    caption = "The paper's own table, trained once at its size apart from the checks. " + cells[0]["source"]
+    rows = [[cell[n] for n in names] for cell in cells]
+    return {"type": "table", "name": "published", "caption": caption, "columns": list(names), "rows": rows}
+
+
 def as_result(paper: Paper, profile: str) -> Result | None:
     """The committed evidence of one profile as a result whose figures stand in the evidence folder."""
     kept = read(paper.card.slug).get(profile)
     if kept is None:
         return None
     keys = ("status", "seed", "device", "started", "seconds", "peak_mb", "sources")
+    found, cells = kept["evidence"], published(paper.card.slug)
+    if cells and profile == "full":
+        found = found | {"parts": [*found.get("parts", []), _published_table(cells)]}
     return Result(
         paper.card.slug, paper.card.row, paper.card.topic, profile=profile, **{k: kept[k] for k in keys},
-        folder=str(folder() / "runs" / paper.card.slug / profile), evidence=kept["evidence"],
+        folder=str(folder() / "runs" / paper.card.slug / profile), evidence=found,
     )  # fmt: skip
 
 
@@ -125,6 +142,10 @@ def readme_table(shelf: Shelf) -> str:
             state += f"; [where we differ]({place}): {len(card.differs)} notes"
         best = next((kept[p]["evidence"]["checks"] for p in ("full", "quick") if p in kept), [])
         shown = "; ".join(f"{c['claim']}: {figure(c['measured'])}" for c in best[-2:])
+        for cell in published(card.slug):
+            paper_mse = "not known here" if cell["paper_mse"] is None else f"{cell['paper_mse']:.3f}"
+            shown += f"; {cell['data']}, {cell['look_back']} → {cell['horizon']} at the paper's size: MSE "
+            shown += f"{cell['mse']:.3f} (paper {paper_mse})"
         cells = (str(card.row), f"`{card.slug}` {card.title} ({card.year})", card.topic, state, counts, shown)
         lines.append("| " + " | ".join(c.replace("|", "∣") for c in cells) + " |")
     built = set(shelf.papers)
