@@ -1,8 +1,3 @@
-import json
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
 from torch import nn
@@ -10,6 +5,7 @@ from torch.nn import functional as F
 
 from gramian.optim import Diverged, fit, parameter_groups
 from gramian.optim.checkpoint import load_checkpoint
+from processes import launch
 
 
 def loss(module, x, y):
@@ -219,8 +215,6 @@ def test_bad_arguments_are_refused(data, options):
 
 
 WORKER = """
-    import json, sys
-    import torch
     from torch import nn
     from torch.nn import functional as F
     from gramian.optim import fit
@@ -237,39 +231,19 @@ WORKER = """
         return F.mse_loss(module(x)[:, 0], y)
 
     history = fit(module, (x, y), loss, epochs=4, batch_size=7, lr=0.01, device="cpu", validation=(x[:9], y[:9]))
-    import os
-    rank = os.environ.get("RANK", "0")
-    figures = {"weights": torch.cat([p.detach().flatten() for p in module.parameters()]).tolist(),
-               "loss": history["loss"], "validation": history["validation_loss"], "seen": seen}
-    open(f"{sys.argv[1]}/rank{rank}.json", "w").write(json.dumps(figures))
-    if "RANK" in os.environ:
-        torch.distributed.destroy_process_group()
+    report(weights=torch.cat([p.detach().flatten() for p in module.parameters()]).tolist(),
+           loss=history["loss"], validation=history["validation_loss"], seen=seen)
 """
 
 
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(textwrap.dedent(WORKER))
-    results = {}
-    for count in (1, 2):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        launch = [sys.executable, str(script), str(folder)]
-        if count == 2:
-            launch = [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc-per-node=2",
-                str(script),
-                str(folder),
-            ]
-        done = subprocess.run(launch, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr[-2000:]
-        results[count] = [json.loads((folder / f"rank{r}.json").read_text()) for r in range(count)]
-    (one,), (first, second) = results[1], results[2]
+    (one,), (first, second) = (launch(WORKER, tmp_path / str(count), count) for count in (1, 2))
+    assert (one["world"], one["backend"]) == (1, None)
+    for rank, worker in enumerate((first, second)):
+        assert worker["world"] == 2
+        assert worker["backend"] == "gloo"
+        assert worker["rank"] == rank
     assert first["weights"] == second["weights"]
     assert first["weights"] == pytest.approx(one["weights"], abs=1e-5)
     assert first["loss"] == pytest.approx(one["loss"], rel=1e-4)
@@ -277,4 +251,6 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     # the shards differ: 29 = 4 · 7 + 1, so that a whole batch is split 4 + 3 and the last one leaves a process idle
     assert [len(batch) for batch in first["seen"][:4]] == [4] * 4
     assert [len(batch) for batch in second["seen"][:4]] == [3] * 4
-    assert not set(first["seen"][0]) & set(second["seen"][0])
+    for mine, others, whole in zip(first["seen"][:4], second["seen"][:4], one["seen"][:4], strict=True):
+        assert not set(mine) & set(others)
+        assert set(mine) | set(others) == set(whole)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy
@@ -99,6 +100,28 @@ def test_a_saved_model_predicts_the_same(name, npz, tmp_path):
     frame = pandas.read_csv(again)
     assert set(frame.columns) >= {"series", "label", "predicted"}
     assert (frame["label"] == frame["predicted"]).mean() == pytest.approx(metrics["accuracy"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(classify_series.METHODS) - {"augmented-covariance"}))
+def test_every_network_is_applied_saved_and_used_again(name, npz, tmp_path, monkeypatch):
+    build = classify_series.METHODS[name].build
+
+    def short(seed):
+        return build(seed).set_params(epochs=1)
+
+    quick = dataclasses.replace(classify_series.METHODS[name], build=short)
+    monkeypatch.setitem(classify_series.METHODS, name, quick)
+    metrics = applying.apply("classify-series", name, tmp_path / "out", data=npz)
+    assert 0 <= metrics["accuracy"] <= 1
+    again = applying.reuse("classify-series", tmp_path / "out", data=npz, out=tmp_path / "again")
+    assert again.read_bytes() == (tmp_path / "out" / "predictions.csv").read_bytes()
+    frame = pandas.read_csv(again)
+    assert frame["probability"].between(0.5, 1).all()
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    x, y = series()
+    with pytest.raises(ValueError, match="unequal lengths"):
+        short(0).fit([x[0][:15], *x[1:]], y)
 
 
 def test_series_without_labels_are_predicted_all(npz, tmp_path):

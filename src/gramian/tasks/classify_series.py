@@ -8,6 +8,7 @@ are series, with one label column.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,45 @@ METRICS = {"accuracy": "higher", "balanced_accuracy": "higher"}
 DEFAULT = "JapaneseVowels_eq"
 
 
-def _s4d(seed: int) -> Any:
-    from gramian.estimators.series import StateSpaceClassifier
+# Chosen on held-out 40% of the training parts of italy_power_demand and of 450 of scikit-learn's digits, read as eight
+# rows of eight pixels (two splits each), among lr 0.01 and 0.003 with batches of 32, and 0.003 with batches of 16. No
+# test set was looked at. For gla the estimator's own were the best; s4 and the layers before keep them as they were.
+TRAINING: dict[str, dict[str, Any]] = {
+    "companion": {"lr": 3e-3},
+    "mamba": {"lr": 3e-3},
+    "mamba2": {"lr": 3e-3, "batch_size": 16},
+    "deltanet": {"lr": 3e-3, "batch_size": 16},
+    "lion": {"lr": 3e-3, "batch_size": 16},
+}
 
-    return StateSpaceClassifier(layer="s4d", random_state=seed)
+
+def _stack(layer: str) -> Callable[[int], Any]:
+    """A stack of layers of a kind."""
+
+    def build(seed: int) -> Any:
+        from gramian.estimators.series import StateSpaceClassifier
+
+        return StateSpaceClassifier(layer=layer, random_state=seed, **TRAINING.get(layer, {}))
+
+    return build
 
 
-def _s5_ptd(seed: int) -> Any:
-    from gramian.estimators.series import StateSpaceClassifier
+def _tscmamba(seed: int) -> Any:
+    from gramian.estimators.series.tscmamba import TSCMambaClassifier
 
-    return StateSpaceClassifier(layer="s5-ptd", random_state=seed)
+    return TSCMambaClassifier(random_state=seed)
+
+
+def _chimera(seed: int) -> Any:
+    from gramian.estimators.series.chimera import ChimeraSeriesClassifier
+
+    return ChimeraSeriesClassifier(random_state=seed)
+
+
+def _timesnet(seed: int) -> Any:
+    from gramian.estimators.series.timesnet import TimesNetClassifier
+
+    return TimesNetClassifier(random_state=seed)
 
 
 def _augmented_covariance(seed: int) -> Any:
@@ -80,8 +110,22 @@ def _ridge(seed: int) -> Any:
 
 
 METHODS = {
-    "s4d": Method(_s4d, "a stack of diagonal state space layers, trained end to end", paper="s4d"),
-    "s5-ptd": Method(_s5_ptd, "one multi-input state space a layer, diagonalized after a perturbation", paper="ptd"),
+    "s4": Method(_stack("s4"), "a stack of diagonal-plus-low-rank state space layers", paper="s4"),
+    "s4d": Method(_stack("s4d"), "a stack of diagonal state space layers, trained end to end", paper="s4d"),
+    "s5-ptd": Method(
+        _stack("s5-ptd"), "one multi-input state space a layer, diagonalized after a perturbation", paper="ptd"
+    ),
+    "spacetime": Method(_stack("companion"), "a stack of companion systems: learned autoregressions", "spacetime"),
+    "mamba": Method(_stack("mamba"), "selective state spaces: steps set by the series", paper="neg_eigenvalues"),
+    "mamba2": Method(_stack("mamba2"), "matrix states with one selective decay a head", paper="quamba2"),
+    "gla": Method(_stack("gla"), "linear attention whose decays the series sets, key by key", paper="gla"),
+    "deltanet": Method(_stack("deltanet"), "matrix states that each step corrects along its key", "neg_eigenvalues"),
+    "lion": Method(_stack("lion"), "linear attention with decays that reads both ways", paper="lion"),
+    "chimera": Method(_chimera, "two-dimensional state spaces, along time and across channels", paper="chimera"),
+    "timesnet": Method(_timesnet, "the series folded by its periods, convolutions over the planes", paper="timesnet"),
+    "tscmamba": Method(
+        _tscmamba, "scalograms beside random convolutions, scanned by Mamba both ways", paper="tscmamba"
+    ),
     "augmented-covariance": Method(
         _augmented_covariance,
         "covariance of the delayed series, tangent space, logistic regression",

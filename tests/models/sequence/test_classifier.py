@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gramian.models.sequence import SequenceClassifier
-from gramian.models.sequence.classifier import LAYERS
+from gramian.models.sequence.classifier import LAYERS, STEPPED, heads_of
 
 
 def build(layer="s4d", **options):
@@ -62,3 +62,35 @@ def test_bad_masks_are_refused():
     ):
         with pytest.raises(ValueError):
             build()(x, torch.tensor(valid))
+
+
+def test_only_lion_looks_ahead():
+    x = torch.randn(1, 9, 8, generator=torch.Generator().manual_seed(2))
+    for name, layer in LAYERS.items():
+        made = layer(8, state_size=4, generator=torch.Generator().manual_seed(0)).eval()
+        changed = x.clone()
+        changed[:, -1] += 1
+        gap = (made(x, need_state=False)[0] - made(changed, need_state=False)[0])[:, :-1].abs().max().detach()
+        assert (float(gap) > 1e-3) == (name == "lion"), name
+        assert getattr(made, "causal", True) == (name != "lion")
+
+
+def test_state_size_bounds_the_keys_of_a_head():
+    assert [heads_of(32, n) for n in (1, 7, 16, 32, 99)] == [32, 8, 2, 1, 1]
+    for name in ("gla", "deltanet", "lion"):
+        for size in (3, 8):
+            layer = LAYERS[name](24, state_size=size).layer
+            keys = layer.key_size if name == "gla" else 24 // layer.num_heads
+            assert keys <= size
+    with pytest.raises(ValueError, match="even"):
+        LAYERS["gla"](7, state_size=4)
+    with pytest.raises(ValueError, match="at least 1"):
+        LAYERS["deltanet"](8, state_size=0)
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_the_range_of_steps_reaches_the_layer(name):
+    made = [LAYERS[name](8, state_size=4, dt_range=r, generator=torch.Generator().manual_seed(0))
+            for r in ((1e-3, 1e-2), (0.1, 1.0))]  # fmt: skip
+    slow, fast = (torch.cat([p.detach().reshape(-1).abs() for p in layer.parameters()]) for layer in made)
+    assert not torch.equal(slow, fast)

@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from gramian.estimators.series.embedding import check_series, delay_embedding, select_embedding
@@ -200,3 +201,9 @@ class AugmentedCovarianceClassifier(ClassifierMixin, BaseEstimator):
         """The label of each series."""
         check_is_fitted(self)
         return self.pipeline_.predict(check_series(X))
+
+    @available_if(lambda self: self.classifier == "logistic")
+    def predict_proba(self, X: np.ndarray | Sequence[np.ndarray]) -> Float[np.ndarray, "samples classes"]:
+        """Class probabilities, in the order of `classes_`; the logistic classifier alone has them."""
+        check_is_fitted(self)
+        return self.pipeline_.predict_proba(check_series(X))

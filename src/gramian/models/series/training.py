@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,16 @@ from gramian.data.windows import split_series, windows
 from gramian.optim.fit import fit
 from gramian.optim.memory import History
 
-__all__ = ["Errors", "HalvingAdam", "Trial", "forecast_errors", "prepare", "train_forecaster", "trained_errors"]
+__all__ = [
+    "Errors",
+    "HalvingAdam",
+    "Objective",
+    "Trial",
+    "forecast_errors",
+    "prepare",
+    "train_forecaster",
+    "trained_errors",
+]
 
 
 class Errors(NamedTuple):
@@ -82,6 +91,35 @@ class HalvingAdam(torch.optim.Adam):
                 group["lr"] = rate
 
 
+class Objective(nn.Module):
+    """A forecaster whose call is its loss: its own `training_loss` where it is trained on that, else `loss`.
+
+    Under DistributedDataParallel gradients are averaged only where the wrapped module itself is called: a
+    `training_loss` called on the bare model would leave every process with its own. The state is the model's, so
+    that checkpoints do not know of this.
+    """
+
+    def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        if self.training and hasattr(self.model, "training_loss"):
+            return self.model.training_loss(*batch)
+        return self.loss(self.model(*batch[:-1]), batch[-1])
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        return self.model.state_dict(*args, **options)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        return self.model.load_state_dict(state_dict, strict, assign)
+
+
+def _call(module: nn.Module, *batch: Tensor) -> Tensor:
+    """`module` is an `Objective`, or what wraps one."""
+    return module(*batch)
+
+
 def train_forecaster(
     model: nn.Module,
     train: tuple[Tensor, ...],
@@ -92,7 +130,7 @@ def train_forecaster(
     checkpoint: str | Path | None = None,
     **settings: Any,
 ) -> History:
-    """Train a forecaster on windows with `gramian.optim.fit.fit`.
+    """Train a forecaster on windows with `gramian.optim.fit.fit`, on one process or on several that torchrun joins.
 
     Args:
         train, validation: inputs of the model (windows, …), the last one what it should forecast.
@@ -100,18 +138,12 @@ def train_forecaster(
         halve: use `HalvingAdam`.
         checkpoint, settings: as in `fit`.
     """
-    own = getattr(model, "training_loss", None)
-
-    def measure(module: nn.Module, *batch: Tensor) -> Tensor:
-        if own is not None and module.training:
-            return own(*batch)
-        return loss(module(*batch[:-1]), batch[-1])
-
     if halve:
         batch_size = settings.get("batch_size", 32)
         settings["optimizer"] = lambda groups: HalvingAdam(groups, -(-len(train[-1]) // batch_size))
-    settings.setdefault("show_progress", False)
-    return fit(model, train, measure, validation=validation, checkpoint=checkpoint, **settings)
+    settings = {"show_progress": False, "what": f"fitting {type(model).__name__}"} | settings
+    objective = Objective(model, loss)
+    return fit(objective, train, _call, validation=validation, checkpoint=checkpoint, **settings)
 
 
 class Trial(NamedTuple):
