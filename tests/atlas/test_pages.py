@@ -94,7 +94,9 @@ def test_cells_of_published_tables_reach_the_table_and_the_page(trial_shelf, tmp
     cell |= {"paper_mse": 0.2, "paper_mae": None, "epochs": 3, "source": "its script"}
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "some-rates-0.json").write_text(json.dumps(cell))
-    assert "rates, 96 → 24 at the paper's size: MSE 0.250 (paper 0.200)" in evidence.readme_table(trial_shelf)
+    assert "rates, 96 → 24 at the paper's size: MSE 0.250 (the paper's, from memory: 0.200)" in evidence.readme_table(
+        trial_shelf
+    )
     kept = {"status": "ok", "seed": 0, "device": "cpu", "started": "", "seconds": 1.0, "peak_mb": None, "sources": "a"}
     (tmp_path / "holds.json").write_text(json.dumps({"full": kept | {"evidence": {"checks": []}}}))
     table = evidence.as_result(trial_shelf.paper("holds"), "full").evidence["parts"][-1]

@@ -145,7 +145,7 @@ def readme_table(shelf: Shelf) -> str:
         for cell in published(card.slug):
             paper_mse = "not known here" if cell["paper_mse"] is None else f"{cell['paper_mse']:.3f}"
             shown += f"; {cell['data']}, {cell['look_back']} → {cell['horizon']} at the paper's size: MSE "
-            shown += f"{cell['mse']:.3f} (paper {paper_mse})"
+            shown += f"{cell['mse']:.3f} (the paper's, from memory: {paper_mse})"
         cells = (str(card.row), f"`{card.slug}` {card.title} ({card.year})", card.topic, state, counts, shown)
         lines.append("| " + " | ".join(c.replace("|", "∣") for c in cells) + " |")
     built = set(shelf.papers)

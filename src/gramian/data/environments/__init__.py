@@ -1,0 +1,1 @@
+"""Environments of gymnasium, seen through pixels."""
