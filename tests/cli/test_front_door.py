@@ -82,7 +82,7 @@ def test_show_tells_how_to_use_a_paper():
         (("run", "holds", "--device", "cuda:9"), "this machine has cpu"),
         (("verify", "--topic", "nothing"), "no topic is named"),
         (("compare", "classify-seris"), "did you mean classify-series"),
-        (("apply", "classify-series", "s4", "--out", "x"), "did you mean s4d"),
+        (("apply", "classify-series", "s5-pdt", "--out", "x"), "did you mean s5-ptd"),
         (("apply", "classify-series", "--out", "x"), "name a method"),
         (("data", "fetch", "japanese_vowel"), "japanese_vowels"),
     ],
