@@ -47,6 +47,22 @@ def torch_loop(**size):
     return forward_backward(scan.selective_scan_reference, tensors, dy)
 
 
+def sliced_loop(**size):
+    """The loop as it is usually written: whole tensors of states, sliced at each step, quadratic backward."""
+
+    def scan_by_slices(u, dt, A, B, C, D):
+        decay = torch.exp(torch.einsum("bdl,dn->bdln", dt, A))
+        drive = torch.einsum("bdl,bnl,bdl->bdln", dt, B, u)
+        state, outputs = A.new_zeros(u.shape[0], *A.shape), []
+        for t in range(u.shape[2]):
+            state = decay[:, :, t] * state + drive[:, :, t]
+            outputs.append(torch.einsum("bdn,bn->bd", state, C[:, :, t]))
+        return torch.stack(outputs, 2) + u * D[:, None]
+
+    *tensors, dy = inputs(**size)
+    return forward_backward(scan_by_slices, tensors, dy)
+
+
 def mambapy(**size):
     """Its own selective scan, on tensors in its own layout (batch, length, channels)."""
     from mambapy.mamba import MambaBlock
@@ -85,10 +101,12 @@ BENCHMARK = Benchmark(
         Contender("mambapy pscan", mambapy, needs=("mambapy",)),
         Contender("transformers, eager", transformers, needs=("transformers",), size="small", rounds=1),
         Contender("plain PyTorch loop", torch_loop, size="small", rounds=3),
+        Contender("plain PyTorch loop over slices", sliced_loop, size="sliced", rounds=1),
     ),
     sizes={
         "full": {"batch": 4, "channels": 1536, "length": 1024, "state": 16},
         "small": {"batch": 1, "channels": 1536, "length": 256, "state": 16},
+        "sliced": {"batch": 4, "channels": 1536, "length": 256, "state": 16},
         "tiny": {"batch": 1, "channels": 16, "length": 16, "state": 2},
     },
     rounds=7,
