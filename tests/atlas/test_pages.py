@@ -91,16 +91,18 @@ def test_export_keeps_only_what_the_present_sources_gave(measured, trial_shelf, 
 def test_cells_of_published_tables_reach_the_table_and_the_page(trial_shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "folder", lambda: tmp_path)
     cell = {"paper": "holds", "data": "rates", "look_back": 96, "horizon": 24, "seed": 0, "mse": 0.25, "mae": 0.4}
-    cell |= {"paper_mse": 0.2, "paper_mae": None, "epochs": 3, "source": "its script"}
+    cell |= {"paper_mse": 0.2, "paper_mae": None, "epochs": 3, "source": "its script", "differs": ["cut short"]}
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "some-rates-0.json").write_text(json.dumps(cell))
-    assert "rates, 96 → 24 at the paper's size: MSE 0.250 (the paper's, from memory: 0.200)" in evidence.readme_table(
-        trial_shelf
+    assert (
+        "rates, 96 → 24 at the paper's size: MSE 0.250 (the paper's, from memory: 0.200; cut short)"
+        in evidence.readme_table(trial_shelf)
     )
     kept = {"status": "ok", "seed": 0, "device": "cpu", "started": "", "seconds": 1.0, "peak_mb": None, "sources": "a"}
     (tmp_path / "holds.json").write_text(json.dumps({"full": kept | {"evidence": {"checks": []}}}))
     table = evidence.as_result(trial_shelf.paper("holds"), "full").evidence["parts"][-1]
     assert table["name"] == "published"
+    assert table["caption"].endswith("its script. Seed 0: cut short")
     assert table["rows"] == [["rates", 96, 24, 0, 0.25, 0.2, 0.4, None, 3]]
     assert evidence.published("other") == []
 

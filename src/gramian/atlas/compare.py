@@ -201,7 +201,7 @@ def _draw_results(module: Any, problem: Any, lines: list[Line], folder: Path) ->
 
     from gramian.tasks.support import persistence
 
-    saved = [line.method for line in lines if (folder / line.method / "model" / "model.json").exists()]
+    saved = [line.method for line in lines if line.seeds]
     if not hasattr(module, "draw") or not saved:
         return ""
     with figures.style():

@@ -47,7 +47,8 @@ def published(slug: str) -> list[dict[str, Any]]:
 def _published_table(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """The cells as a table of a report."""
     names = ("data", "look_back", "horizon", "seed", "mse", "paper_mse", "mae", "paper_mae", "epochs")
-    caption = "The paper's own table, trained once at its size apart from the checks. " + cells[0]["source"]
+    caption = "The paper's own table, trained at its size apart from the checks, a line a seed. " + cells[0]["source"]
+    caption += "".join(f". Seed {cell['seed']}: {note}" for cell in cells for note in cell["differs"])
     rows = [[cell[n] for n in names] for cell in cells]
     return {"type": "table", "name": "published", "caption": caption, "columns": list(names), "rows": rows}
 
@@ -145,7 +146,9 @@ def readme_table(shelf: Shelf) -> str:
         for cell in published(card.slug):
             paper_mse = "not known here" if cell["paper_mse"] is None else f"{cell['paper_mse']:.3f}"
             shown += f"; {cell['data']}, {cell['look_back']} → {cell['horizon']} at the paper's size: MSE "
-            shown += f"{cell['mse']:.3f} (the paper's, from memory: {paper_mse})"
+            shown += (
+                f"{cell['mse']:.3f} (the paper's, from memory: {paper_mse}{''.join(f'; {n}' for n in cell['differs'])})"
+            )
         cells = (str(card.row), f"`{card.slug}` {card.title} ({card.year})", card.topic, state, counts, shown)
         lines.append("| " + " | ".join(c.replace("|", "∣") for c in cells) + " |")
     built = set(shelf.papers)
